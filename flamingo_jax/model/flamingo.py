@@ -1,0 +1,248 @@
+"""Flamingo: a frozen LM and a frozen vision encoder, joined by what is trained (Flamingo §2).
+
+The canonical parameter tree, on disk and in `pretrained/` alike, is that of the attributes below:
+`vision/… resampler/… project/kernel language/blocks/… language/norm/… xattn/… embed/… head/…`.
+A bare language model is the same module without vision, resampler and gated layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flamingo_jax.model import segments as seg
+from flamingo_jax.model.language import (
+    Decoder,
+    DecoderConfig,
+    Embedding,
+    Head,
+    Place,
+    logits,
+    place,
+)
+from flamingo_jax.model.layers import Linear
+from flamingo_jax.model.masks import cached_causal_mask, causal_mask, media_mask
+from flamingo_jax.model.nfnet import VisionConfig, VisionTower
+from flamingo_jax.model.resampler import Resampler, ResamplerConfig
+from flamingo_jax.model.xattn import GatedCrossAttention, XattnConfig
+from flamingo_jax.shapes import Array, Batch
+
+
+@dataclasses.dataclass(frozen=True)
+class FlamingoConfig:
+    """The whole model. `vision`, `resampler` and `xattn` are None for a bare language model."""
+
+    language: DecoderConfig
+    vision: VisionConfig | None = None
+    resampler: ResamplerConfig | None = None
+    xattn: XattnConfig | None = None
+    every: int = 1
+    offset: int = 0
+    attend: str = "one"
+    project: bool = True  # media E → D once, before all gated layers
+    remat: str = "none"
+    dtype: str = "bfloat16"
+    vision_dtype: str = "bfloat16"
+
+    @property
+    def segments(self) -> tuple[seg.Segment, ...]:
+        """The segments of gated layers and blocks."""
+        return seg.segments(self.language.blocks, self.every, self.offset)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """What decoding keeps between calls.
+
+    Attributes:
+      keys, values: [L, B, S, K, H] of the self-attention.
+      media: keys and values [n, B, M·R, N, H] of the gated layers, or None without media.
+      frames: i32[B, M] valid frames of each medium.
+      valid: bool[B, S], the slots that hold a token.
+      offset: i32[], the next free slot.
+    """
+
+    keys: Array
+    values: Array
+    media: tuple[Array, Array] | None
+    frames: Array
+    valid: Array
+    offset: Array
+
+
+class Flamingo(nnx.Module):
+    """The model; see the module's docstring for its parameters."""
+
+    def __init__(self, cfg: FlamingoConfig, *, rngs: nnx.Rngs):
+        """Makes all parts; gates start at 0, so that the first output is the LM's own."""
+        self.cfg = cfg
+        self.constrain: Callable[[Array], Array] = _unconstrained
+        self.vision = None if cfg.vision is None else VisionTower(cfg.vision, rngs=rngs)
+        self.resampler = None if cfg.resampler is None else Resampler(cfg.resampler, rngs=rngs)
+        self.project = _make_projection(cfg, rngs)
+        self.xattn = _make_gated_layers(cfg, rngs)
+        self.embed = Embedding(cfg.language, rngs=rngs)
+        self.language = Decoder(cfg.language, rngs=rngs)
+        self.head = None if cfg.language.tied else Head(cfg.language, rngs=rngs)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of activations."""
+        return jnp.dtype(self.cfg.dtype)
+
+    def encode(self, media: Array) -> Array:
+        """u8[B, M, F, Y, X, C] → features [B, M, F, P, E]; features pass as they are."""
+        if media.dtype != jnp.uint8:
+            return media.astype(self.dtype)
+        if self.vision is None:
+            raise ValueError("this model has no vision encoder: give features, not pixels")
+        B, M, F = media.shape[:3]
+        dtype = jnp.dtype(self.cfg.vision_dtype)
+        features = self.vision(media.reshape(B * M * F, *media.shape[3:]), dtype)
+        return features.reshape(B, M, F, *features.shape[1:]).astype(self.dtype)
+
+    def resample(self, features: Array, frames: Array) -> Array:
+        """Features [B, M, F, P, E] → media tokens [B, M·R, D] (or their own width, unprojected)."""
+        if self.resampler is None:
+            raise ValueError("this model has no resampler: it is a bare language model")
+        media = self.resampler(features, frames, self.dtype)
+        media = media.reshape(media.shape[0], -1, media.shape[-1])
+        return media if self.project is None else self.project(media, self.dtype)
+
+    def media_keys_values(self, media: Array) -> tuple[Array, Array]:
+        """Media tokens [B, M·R, D] → keys and values of all gated layers, [n, B, M·R, N, H] each."""
+        graph, state = nnx.split(self.xattn)
+        _, kv = jax.lax.scan(
+            lambda _, layer: (None, nnx.merge(graph, layer).keys_values(media, self.dtype)),
+            None,
+            state,
+        )
+        return kv
+
+    def hidden(self, batch: Batch) -> Array:
+        """The residual stream after the final norm: [B, T, D]."""
+        x = self.embed(batch.tokens, self.dtype)
+        where = place(self.cfg.language, batch.positions, causal_mask(batch.positions))
+        gated = None
+        if self.xattn is not None and self.cfg.resampler is not None:
+            media = self.resample(self.encode(batch.media), batch.frames)
+            mask = self._media_mask(batch.media_of_token, batch.frames)
+
+            def gated(layer: Any, x: Array, kept: Any) -> Array:
+                del kept
+                return layer(x, *layer.keys_values(media, self.dtype), mask, self.dtype)
+
+        x, _ = self._blocks(x, where, gated)
+        return self.language.norm(x, self.dtype)
+
+    def __call__(self, batch: Batch) -> Array:
+        """Logits f32[B, T, V + W]; those at t predict token t + 1."""
+        return self.logits(self.hidden(batch))
+
+    def logits(self, hidden: Array) -> Array:
+        """[B, T, D] → f32[B, T, V + W]."""
+        return logits(self.embed, self.head, hidden, self.dtype)
+
+    def start_cache(self, slots: int, media: Array | None, frames: Array) -> Cache:
+        """An empty cache of `slots` tokens, with the gated layers' keys and values filled in.
+
+        Args:
+          slots: S, the longest sequence to be decoded.
+          media: media tokens [B, M·R, D] of `resample`, or None for text alone.
+          frames: i32[B, M].
+        """
+        c, B = self.cfg.language, frames.shape[0]
+        kept = jnp.zeros((c.blocks, B, slots, c.kv, c.head_dim), self.dtype)
+        kv = None if media is None or self.xattn is None else self.media_keys_values(media)
+        valid = jnp.zeros((B, slots), bool)
+        return Cache(kept, kept, kv, frames, valid, jnp.zeros((), jnp.int32))
+
+    def step(
+        self, tokens: Array, positions: Array, media_of_token: Array, cache: Cache
+    ) -> tuple[Array, Cache]:
+        """Appends T tokens to the cache: the prompt at once, then one by one.
+
+        Args:
+          tokens: i32[B, T]; prompts of different lengths are padded on the left.
+          positions: i32[B, T], -1 at padding.
+          media_of_token: i32[B, T].
+          cache: what was appended before.
+
+        Returns:
+          hidden [B, T, D] after the final norm, and the cache with the tokens appended.
+        """
+        T = tokens.shape[1]
+        valid = jax.lax.dynamic_update_slice(cache.valid, positions >= 0, (0, cache.offset))
+        mask = cached_causal_mask(valid, cache.offset, T)
+        where = place(self.cfg.language, positions, mask, cache.offset)
+        gated = None
+        if self.xattn is not None and cache.media is not None:
+            sees = self._media_mask(media_of_token, cache.frames)
+
+            def gated(layer: Any, x: Array, kept: Any) -> Array:
+                return layer(x, *kept, sees, self.dtype)
+
+        x, kept = self._blocks(
+            self.embed(tokens, self.dtype),
+            where,
+            gated,
+            cache=(cache.keys, cache.values),
+            media_cache=cache.media,
+        )
+        assert kept is not None
+        new = dataclasses.replace(
+            cache, keys=kept[0], values=kept[1], valid=valid, offset=cache.offset + T
+        )
+        return self.language.norm(x, self.dtype), new
+
+    def _media_mask(self, media_of_token: Array, frames: Array) -> Array:
+        assert self.cfg.resampler is not None
+        return media_mask(media_of_token, frames, self.cfg.resampler.latents, self.cfg.attend)
+
+    def _blocks(
+        self,
+        x: Array,
+        where: Place,
+        gated: seg.GatedStep | None,
+        cache: Any = None,
+        media_cache: Any = None,
+    ) -> tuple[Array, Any]:
+        return seg.run(
+            self.cfg.segments,
+            self.language.blocks,
+            None if gated is None else self.xattn,
+            x,
+            where,
+            gated=gated,
+            cache=cache,
+            media_cache=media_cache,
+            remat="none" if cache is not None else self.cfg.remat,
+            constrain=self.constrain,
+            dtype=self.dtype,
+        )
+
+
+def _make_projection(cfg: FlamingoConfig, rngs: nnx.Rngs) -> Linear | None:
+    """E → D; Table 5 of the paper counts it under cross-attention (DECISIONS.md)."""
+    if cfg.resampler is None or not cfg.project:
+        return None
+    return Linear(cfg.resampler.width, cfg.language.width, rngs=rngs)
+
+
+def _make_gated_layers(cfg: FlamingoConfig, rngs: nnx.Rngs) -> GatedCrossAttention | None:
+    """The gated layers, stacked [n, …]."""
+    gated = cfg.xattn
+    if gated is None:
+        return None
+    keys = jax.random.split(rngs.params(), seg.xattn_layers(cfg.segments))
+    return nnx.vmap(lambda key: GatedCrossAttention(gated, rngs=nnx.Rngs(key)))(keys)
+
+
+def _unconstrained(x: Array) -> Array:
+    return x

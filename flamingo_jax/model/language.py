@@ -1,0 +1,210 @@
+"""The decoder: one configurable language model, its blocks stacked [L, …] and scanned.
+
+`DecoderConfig` says which model it is: Chinchilla's kind (RMSNorm, Transformer-XL relative
+positions, GELU; Hoffmann et al. 2022, Rae et al. 2021 §3) or LLaMA's (RMSNorm, rotary, SwiGLU).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flamingo_jax.model import positions as pos
+from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend, dot
+from flamingo_jax.shapes import Array
+
+POSITIONS = ("xl", "rotary")
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """A language model's shape. Letters are those of shapes.py."""
+
+    vocab: int  # V
+    width: int  # D
+    blocks: int  # L
+    heads: int  # N
+    head_dim: int  # H
+    hidden: int  # I
+    kv_heads: int = 0  # K; 0 = heads
+    norm: str = "rms"
+    norm_eps: float = 1e-6
+    positions: str = "xl"
+    rotary_base: float = 10_000.0
+    activation: str = "gelu"
+    gated: bool = False
+    tied: bool = True
+    new_tokens: int = 0  # W, rows beyond the vocabulary
+
+    @property
+    def kv(self) -> int:
+        """K, the number of key/value heads."""
+        return self.kv_heads or self.heads
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the tokens stand, computed once for all blocks.
+
+    Attributes:
+      mask: bool[B, 1, T, S].
+      angles: cosines and sines of rotary positions, or None.
+      distances: f32[S, D] encodings of the distances of `positions.descending_distances`, or None.
+      offset: i32[] slot of the first token in the cache, or None without a cache.
+    """
+
+    mask: Array
+    angles: tuple[Array, Array] | None
+    distances: Array | None
+    offset: Array | None = None
+
+
+def place(
+    cfg: DecoderConfig, positions: Array, mask: Array, offset: Array | None = None
+) -> Place:
+    """Prepares a `Place`: positions i32[B, T], mask bool[B, 1, T, S], offset i32[] with a cache."""
+    T, S = mask.shape[2], mask.shape[3]
+    if cfg.positions == "rotary":
+        angles = pos.rotary_angles(positions, cfg.head_dim, cfg.rotary_base)
+        return Place(mask, angles, None, offset)
+    start = S - T if offset is None else offset
+    distances = pos.descending_distances(T, S, start)
+    return Place(mask, None, pos.sinusoids(distances, cfg.width), offset)
+
+
+class Block(nnx.Module):
+    """One decoder block: x += attention(norm(x)); x += feed-forward(norm(x)).
+
+    Parameters: norm_attention, query[D, N·H], key[D, K·H], value[D, K·H], out[N·H, D], norm_dense,
+    dense/…; with Transformer-XL positions also relative[D, N·H] and the two biases [N, H].
+    """
+
+    def __init__(self, cfg: DecoderConfig, *, rngs: nnx.Rngs):
+        """Makes one block; the stack is made by `Decoder`."""
+        D, N, K, H = cfg.width, cfg.heads, cfg.kv, cfg.head_dim
+        norm = {"kind": cfg.norm, "eps": cfg.norm_eps}
+        into_residual = nnx.initializers.normal((2 * cfg.blocks * N * H) ** -0.5)
+        down = nnx.initializers.normal((2 * cfg.blocks * cfg.hidden) ** -0.5)
+        self.norm_attention = Norm(D, **norm)
+        self.query = Linear(D, N * H, rngs=rngs)
+        self.key = Linear(D, K * H, rngs=rngs)
+        self.value = Linear(D, K * H, rngs=rngs)
+        self.out = Linear(N * H, D, init=into_residual, rngs=rngs)
+        if cfg.positions == "xl":
+            self.relative = Linear(D, N * H, rngs=rngs)
+            self.content_bias = nnx.Param(jnp.zeros((N, H), jnp.float32))
+            self.position_bias = nnx.Param(jnp.zeros((N, H), jnp.float32))
+        self.norm_dense = Norm(D, **norm)
+        self.dense = FeedForward(
+            D, cfg.hidden, activation=cfg.activation, gated=cfg.gated, out_init=down, rngs=rngs
+        )
+        self.cfg = cfg
+
+    def __call__(
+        self, x: Array, where: Place, cache: tuple[Array, Array] | None, dtype: Any
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """Runs the block.
+
+        Args:
+          x: [B, T, D] residual stream.
+          where: positions and mask.
+          cache: keys and values [B, S, K, H] of all slots, or None.
+          dtype: of the computation.
+
+        Returns:
+          x [B, T, D] and the cache with the new tokens' keys and values written at `where.offset`.
+        """
+        x, cache = self._attention(x, where, cache, dtype)
+        return x + self.dense(self.norm_dense(x, dtype), dtype), cache
+
+    def _attention(
+        self, x: Array, where: Place, cache: tuple[Array, Array] | None, dtype: Any
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        cfg = self.cfg
+        B, T, _ = x.shape
+        h = self.norm_attention(x, dtype)
+        q = self.query(h, dtype).reshape(B, T, cfg.heads, cfg.head_dim)
+        k = self.key(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim)
+        v = self.value(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim)
+        if where.angles is not None:
+            q, k = pos.rotate(q, where.angles), pos.rotate(k, where.angles)
+        if cache is not None:
+            at = (0, where.offset, 0, 0)
+            k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
+            v = jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), at)
+            cache = (k, v)
+            k, v = k.astype(dtype), v.astype(dtype)
+        bias = None
+        if where.distances is not None:
+            bias = self._relative_scores(q, where.distances, dtype)
+            q = q + self.content_bias[...].astype(dtype)
+        y = attend(q, k, v, where.mask, bias=bias).reshape(B, T, cfg.heads * cfg.head_dim)
+        return x + self.out(y, dtype), cache
+
+    def _relative_scores(self, q: Array, distances: Array, dtype: Any) -> Array:
+        """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]."""
+        cfg = self.cfg
+        r = self.relative(distances, dtype).reshape(-1, cfg.heads, cfg.head_dim)
+        q = q + self.position_bias[...].astype(dtype)
+        scores = jnp.einsum("BTNH,SNH->BNTS", q, r, preferred_element_type=jnp.float32)
+        return pos.relative_shift(scores) * cfg.head_dim**-0.5
+
+
+class Decoder(nnx.Module):
+    """The blocks, stacked [L, …], and the final norm. Parameter paths: blocks/…, norm/…."""
+
+    def __init__(self, cfg: DecoderConfig, *, rngs: nnx.Rngs):
+        """Makes L blocks with keys of their own."""
+        keys = jax.random.split(rngs.params(), cfg.blocks)
+        self.blocks = nnx.vmap(lambda key: Block(cfg, rngs=nnx.Rngs(key)))(keys)
+        self.norm = Norm(cfg.width, kind=cfg.norm, eps=cfg.norm_eps)
+
+
+class Embedding(nnx.Module):
+    """Rows of tokens: the vocabulary's table[V, D] and new[W, D], rows of the tokens beyond it."""
+
+    def __init__(self, cfg: DecoderConfig, *, rngs: nnx.Rngs):
+        """Both tables start normal with deviation 0.02."""
+        init = nnx.initializers.normal(0.02)
+        self.table = nnx.Param(init(rngs.params(), (cfg.vocab, cfg.width), jnp.float32))
+        new = (cfg.new_tokens, cfg.width)
+        self.new = nnx.Param(init(rngs.params(), new, jnp.float32)) if cfg.new_tokens else None
+
+    def __call__(self, tokens: Array, dtype: Any) -> Array:
+        """i32[B, T] → [B, T, D]; ids V, V + 1, … take rows of `new`."""
+        table = self.table[...]
+        V = table.shape[0]
+        x = table[jnp.minimum(tokens, V - 1)].astype(dtype)
+        if self.new is None:
+            return x
+        new = self.new[...]
+        rows = new[jnp.clip(tokens - V, 0, new.shape[0] - 1)].astype(dtype)
+        return jnp.where((tokens >= V)[..., None], rows, x)
+
+
+class Head(nnx.Module):
+    """An output head of its own: kernel[D, V] and new[D, W]."""
+
+    def __init__(self, cfg: DecoderConfig, *, rngs: nnx.Rngs):
+        """Both start normal with deviation 0.02."""
+        init = nnx.initializers.normal(0.02)
+        self.kernel = nnx.Param(init(rngs.params(), (cfg.width, cfg.vocab), jnp.float32))
+        new = (cfg.width, cfg.new_tokens)
+        self.new = nnx.Param(init(rngs.params(), new, jnp.float32)) if cfg.new_tokens else None
+
+
+def logits(embed: Embedding, head: Head | None, x: Array, dtype: Any) -> Array:
+    """[B, T, D] (normed) → f32[B, T, V + W]; the embedding's rows where the head is tied."""
+    if head is None:
+        kernel, new = embed.table[...].T, None if embed.new is None else embed.new[...].T
+    else:
+        kernel, new = head.kernel[...], None if head.new is None else head.new[...]
+    own = dot(x, kernel, dtype, jnp.float32)
+    if new is None:
+        return own
+    # Apart, so that the vocabulary's own logits come from the same product as the bare model's.
+    return jnp.concatenate([own, dot(x, new, dtype, jnp.float32)], axis=-1)

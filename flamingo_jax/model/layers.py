@@ -1,0 +1,213 @@
+"""Linear, norm, feed-forward and attention: what every tower of the model is made of.
+
+Parameters are stored in the dtype they are given (f32 masters when trained, bf16 when frozen)
+and cast to the compute dtype where they are used.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+
+from flamingo_jax.shapes import Array
+
+Initializer = Callable[..., Array]
+
+
+def squared_relu(x: Array) -> Array:
+    """max(x, 0)², the activation of the layers that Flamingo trains (Flamingo v1 §B.1)."""
+    return jnp.square(jax.nn.relu(x))
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "squared_relu": squared_relu,
+}
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dot_low_precision(x: Array, kernel: Array, out: Any) -> Array:
+    """x[..., D] · kernel[D, O] in the operands' low precision, summed in f32, rounded to `out`.
+
+    Without a rule of its own the cotangent of the f32 product would be f32 and turn both backward
+    products into f32 ones: on a CPU they are 2 to 4 times slower.
+    """
+    dims = (((x.ndim - 1,), (0,)), ((), ()))
+    return lax.dot_general(x, kernel, dims, preferred_element_type=jnp.float32).astype(out)
+
+
+def _dot_forward(x: Array, kernel: Array, out: Any) -> tuple[Array, tuple[Array, Array]]:
+    return _dot_low_precision(x, kernel, out), (x, kernel)
+
+
+def _dot_backward(out: Any, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    del out
+    x, kernel = saved
+    g = g.astype(x.dtype)
+    dims = (((g.ndim - 1,), (1,)), ((), ()))
+    dx = lax.dot_general(g, kernel, dims, preferred_element_type=jnp.float32).astype(x.dtype)
+    rows = tuple(range(g.ndim - 1))
+    dims = ((rows, rows), ((), ()))
+    dk = lax.dot_general(x, g, dims, preferred_element_type=jnp.float32).astype(kernel.dtype)
+    return dx, dk
+
+
+_dot_low_precision.defvjp(_dot_forward, _dot_backward)
+
+
+def dot(x: Array, kernel: Array, dtype: Any, out: Any = None) -> Array:
+    """x[..., D] · kernel[D, O] → [..., O], computed in `dtype`, bf16 products summed in f32.
+
+    Args:
+      x: the rows.
+      kernel: the matrix.
+      dtype: both are cast to it.
+      out: dtype of the result; `dtype` when None. (Logits leave a bf16 product in f32.)
+    """
+    x, kernel = x.astype(dtype), kernel.astype(dtype)
+    if dtype == jnp.float32:
+        return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    return _dot_low_precision(x, kernel, dtype if out is None else out)
+
+
+class Linear(nnx.Module):
+    """y = x · kernel (+ bias): kernel[D, O], bias[O]."""
+
+    def __init__(
+        self,
+        width: int,
+        out: int,
+        *,
+        bias: bool = False,
+        init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        """Makes the parameters; `init` defaults to a normal of deviation 1/sqrt(width)."""
+        init = init or nnx.initializers.normal(width**-0.5)
+        self.kernel = nnx.Param(init(rngs.params(), (width, out), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32)) if bias else None
+
+    def __call__(self, x: Array, dtype: Any) -> Array:
+        """[..., D] → [..., O] in `dtype`."""
+        y = dot(x, self.kernel[...], dtype)
+        return y if self.bias is None else y + self.bias[...].astype(dtype)
+
+
+class Norm(nnx.Module):
+    """LayerNorm (`kind="layer"`) or RMSNorm (`kind="rms"`) over the last axis, in f32.
+
+    `bias=False` leaves out LayerNorm's offset (MPT's kind); RMSNorm never has one.
+    """
+
+    def __init__(self, width: int, *, kind: str = "layer", eps: float = 1e-5, bias: bool = True):
+        """Makes scale[width] (ones) and, for LayerNorm with `bias`, bias[width] (zeros)."""
+        if kind not in ("layer", "rms"):
+            raise ValueError(f"the kind of norm is 'layer' or 'rms', not {kind!r}")
+        self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32)) if kind == "layer" and bias else None
+        self.kind, self.eps = kind, eps
+
+    def __call__(self, x: Array, dtype: Any) -> Array:
+        """[..., D] → [..., D] in `dtype`; statistics in f32."""
+        x = x.astype(jnp.float32)
+        if self.kind == "layer":
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+        y = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps)
+        y = y * self.scale[...].astype(jnp.float32)
+        if self.bias is not None:
+            y = y + self.bias[...].astype(jnp.float32)
+        return y.astype(dtype)
+
+
+class FeedForward(nnx.Module):
+    """down(act(up(x))), or down(act(gate(x)) · up(x)) when gated (SwiGLU's kind).
+
+    Parameters: up[D, I], down[I, D], and gate[D, I] where gated.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        activation: str = "gelu",
+        gated: bool = False,
+        bias: bool = False,
+        out_init: Initializer | None = None,
+        rngs: nnx.Rngs,
+    ):
+        """Makes two (gated: three) linears; `out_init` initialises the last one."""
+        self.gate = Linear(width, hidden, bias=bias, rngs=rngs) if gated else None
+        self.up = Linear(width, hidden, bias=bias, rngs=rngs)
+        self.down = Linear(hidden, width, bias=bias, init=out_init, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array, dtype: Any) -> Array:
+        """[..., D] → [..., D] in `dtype`."""
+        act = ACTIVATIONS[self.activation]
+        h = self.up(x, dtype)
+        h = act(h) if self.gate is None else act(self.gate(x, dtype)) * h
+        return self.down(h, dtype)
+
+
+def attend(
+    q: Array,
+    k: Array,
+    v: Array,
+    mask: Array | None,
+    *,
+    scale: float | None = None,
+    bias: Array | None = None,
+) -> Array:
+    """Softmax attention with grouped key/value heads; a fully masked row gives exactly zero.
+
+    The one place where a fused kernel may take over on platforms that have one.
+
+    Args:
+      q: [B, T, N, H] queries.
+      k: [B, S, K, H] keys; N must be a multiple of K.
+      v: [B, S, K, H] values.
+      mask: bool, broadcastable to [B, N, T, S] (rank 4, its head axis 1 or N); True = may attend.
+      scale: of the dot products; 1/sqrt(H) when None.
+      bias: f32, broadcastable to [B, N, T, S], added to the scaled scores.
+
+    Returns:
+      [B, T, N, H] in q's dtype. Scores and softmax are f32.
+    """
+    B, T, N, H = q.shape
+    S, K = k.shape[1], k.shape[2]
+    if S == 0:
+        return jnp.zeros_like(q)
+    scale = H**-0.5 if scale is None else scale
+    if K == N:
+        scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
+    else:
+        grouped = q.reshape(B, T, K, N // K, H)
+        scores = jnp.einsum("BTKgH,BSKH->BKgTS", grouped, k, preferred_element_type=jnp.float32)
+        scores = scores.reshape(B, N, T, S)
+    scores = scores * scale
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    # The mask again after the softmax: a row that may attend to nothing is else uniform, not zero.
+    probs = jax.nn.softmax(scores, axis=-1)
+    if mask is not None:
+        probs = jnp.where(mask, probs, 0.0)
+    probs = probs.astype(v.dtype)
+    if K == N:
+        return jnp.einsum("BNTS,BSNH->BTNH", probs, v, preferred_element_type=jnp.float32).astype(
+            q.dtype
+        )
+    probs = probs.reshape(B, K, N // K, T, S)
+    out = jnp.einsum("BKgTS,BSKH->BTKgH", probs, v, preferred_element_type=jnp.float32)
+    return out.reshape(B, T, N, H).astype(q.dtype)

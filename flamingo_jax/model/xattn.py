@@ -1,0 +1,123 @@
+"""GATED XATTN-DENSE: the layers that let a frozen language model see (Flamingo v1 §3.1.2, fig. 4).
+
+    y = x + tanh(gate_attention) · attention(norm(x), media)
+    z = y + tanh(gate_dense) · dense(norm(y))
+
+Both gates start at 0, where the layer is the identity, bit for bit. In the paper the media are
+normalised too, once for keys and values (v1 §B.1); OpenFlamingo leaves that out (`media_norm`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend
+from flamingo_jax.shapes import Array
+
+
+@dataclasses.dataclass(frozen=True)
+class XattnConfig:
+    """The shape of a gated cross-attention layer; the defaults are Flamingo-3B's.
+
+    Attributes:
+      width: D, of the text.
+      media_width: of the media that keys and values are made of.
+      heads: N.
+      head_dim: H.
+      hidden: I.
+      activation: of the feed-forward layer, a key of `layers.ACTIVATIONS`.
+      media_norm: a layer norm on the media before keys and values.
+      norm_eps: of the layer norms.
+    """
+
+    width: int = 2048
+    media_width: int = 2048
+    heads: int = 16
+    head_dim: int = 128
+    hidden: int = 8192
+    activation: str = "squared_relu"
+    media_norm: bool = True
+    norm_eps: float = 1e-5
+
+
+class GatedCrossAttention(nnx.Module):
+    """One layer: gates f32[], norms, bias-free linears."""
+
+    def __init__(self, cfg: XattnConfig, *, rngs: nnx.Rngs):
+        """Makes the parameters; both gates are 0."""
+        D, S, inner = cfg.width, cfg.media_width, cfg.heads * cfg.head_dim
+        self.gate_attention = nnx.Param(jnp.zeros((), jnp.float32))
+        self.norm_query = Norm(D, eps=cfg.norm_eps)
+        self.norm_media = Norm(S, eps=cfg.norm_eps) if cfg.media_norm else None
+        self.query = Linear(D, inner, rngs=rngs)
+        self.key = Linear(S, inner, rngs=rngs)
+        self.value = Linear(S, inner, rngs=rngs)
+        self.out = Linear(inner, D, rngs=rngs)
+        self.gate_dense = nnx.Param(jnp.zeros((), jnp.float32))
+        self.norm_dense = Norm(D, eps=cfg.norm_eps)
+        self.dense = FeedForward(D, cfg.hidden, activation=cfg.activation, rngs=rngs)
+        self.cfg = cfg
+
+    def keys_values(self, media: Array, dtype: Any = None) -> tuple[Array, Array]:
+        """Keys and values of the media, for one sequence's every token (and decoding step).
+
+        Args:
+          media: [B, S, media_width], the latents of all media one after the other.
+          dtype: of the computation; None = that of `media`.
+
+        Returns:
+          Two [B, S, N, H] in `dtype`.
+        """
+        dtype = media.dtype if dtype is None else dtype
+        if self.norm_media is not None:
+            media = self.norm_media(media, dtype)
+        shape = (*media.shape[:2], self.cfg.heads, self.cfg.head_dim)
+        return self.key(media, dtype).reshape(shape), self.value(media, dtype).reshape(shape)
+
+    def attention(
+        self,
+        x: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None,
+        dtype: Any,
+        uniform: Array | None = None,
+    ) -> Array:
+        """What the text gathers from the media, before the gate: [B, T, D].
+
+        Args:
+          x: [B, T, D].
+          k: [B, S, N, H] keys.
+          v: [B, S, N, H] values.
+          mask: bool[B, 1, T, S]; a row without any True gathers exactly zero. None = all True.
+          dtype: of the computation.
+          uniform: bool[B, T], tokens that weigh everything their mask allows alike; None = no token.
+            It reproduces a trait of other implementations, see `pretrained.open_flamingo`.
+        """
+        q = self.query(self.norm_query(x, dtype), dtype)
+        if uniform is not None:
+            q = jnp.where(uniform[:, :, None], jnp.zeros_like(q), q)
+        heads = q.reshape(*q.shape[:2], self.cfg.heads, self.cfg.head_dim)
+        return self.out(attend(heads, k, v, mask).reshape(q.shape), dtype)
+
+    def __call__(
+        self,
+        x: Array,
+        k: Array,
+        v: Array,
+        mask: Array | None,
+        dtype: Any,
+        uniform: Array | None = None,
+    ) -> Array:
+        """[B, T, D] → [B, T, D] in `dtype`; arguments as for `attention`."""
+        x = x.astype(dtype)
+        x = x + _gate(self.gate_attention, dtype) * self.attention(x, k, v, mask, dtype, uniform)
+        return x + _gate(self.gate_dense, dtype) * self.dense(self.norm_dense(x, dtype), dtype)
+
+
+def _gate(gate: nnx.Param, dtype: Any) -> Array:
+    return jnp.tanh(gate[...].astype(jnp.float32)).astype(dtype)
