@@ -1,0 +1,266 @@
+"""Batches of all datasets, by step: `pipeline[k]` is what step k sees, on any host, at any time.
+
+The state of the data is the step number. Each dataset's documents are put into an endless order
+(Grain: shuffled anew each epoch, random access), row i of that order is a pure function of
+(seed, dataset, i), and step k takes rows k·B … k·B + B - 1, of which a host makes its part.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
+
+import grain
+import numpy as np
+
+from flamingo_jax.data.document import Source
+from flamingo_jax.data.faults import BadRecord, FaultTally
+from flamingo_jax.data.images import RESIZES
+from flamingo_jax.data.randomness import generator, seed32
+from flamingo_jax.data.rows import LAYOUTS, DatasetSpec, Features, empty_media, make_row
+from flamingo_jax.data.tokenizer import Tokenizer
+from flamingo_jax.errors import InputError
+from flamingo_jax.shapes import Batch
+
+TRIES = 9  # a record, and up to 8 others in its place
+_CHUNK = 8  # rows that a thread makes in one go
+
+
+class Pipeline:
+    """The batches of a stage, {dataset: Batch} for each step.
+
+    Attributes:
+      faults: the tally of bad records met so far.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source],
+        specs: Mapping[str, DatasetSpec],
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        steps: int,
+        train: bool = True,
+        rows: Mapping[str, tuple[int, int]] | None = None,
+        first_step: Mapping[str, int] | None = None,
+        features: Mapping[str, Features] | None = None,
+        threads: int = 16,
+        prefetch: int = 4,
+    ) -> None:
+        """Puts the datasets into order; reads nothing yet.
+
+        Args:
+          sources: {dataset: its documents}.
+          specs: {dataset: how they become rows}; the order of this dict is that of the batches.
+          tokenizer: the language model's.
+          seed: the run's.
+          steps: how many steps there are.
+          train: shuffled and augmented; otherwise in the source's order, from the beginning again
+            where it ends, clean, text always tied to the medium before it.
+          rows: {dataset: (first, behind last)} rows of the global batch that this host makes;
+            all, by default.
+          first_step: {dataset: the step whose batch holds its first rows}; 0 by default.
+          features: {dataset: cached features}; datasets it does not name give pixels.
+          threads: how many rows are made at the same time.
+          prefetch: how many steps `iterate` reads ahead.
+
+        Raises:
+          InputError: if a source is empty, or a spec cannot be met.
+        """
+        self.faults = FaultTally()
+        self._prefetch = prefetch
+        self._steps = steps
+        pool = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="rows")
+        self._datasets: dict[str, _DatasetSteps] = {}
+        for name, spec in specs.items():
+            lookup = (features or {}).get(name)
+            _check(name, spec, sources[name], tokenizer, train, lookup)
+            order = grain.MapDataset.range(len(sources[name]))
+            if train and not getattr(sources[name], "ordered", False):
+                order = order.seed(seed32("order", seed, name)).shuffle()
+            self._datasets[name] = _DatasetSteps(
+                order.repeat(None),
+                _RowReader(sources[name], spec, tokenizer, seed, train, lookup, self.faults),
+                steps=steps,
+                rows=(rows or {}).get(name, (0, spec.batch)),
+                first_step=(first_step or {}).get(name, 0),
+                pool=pool,
+            )
+        zipped = grain.experimental.ZipMapDataset(list(self._datasets.values()))
+        self._graph = zipped.map(lambda batches: dict(zip(specs, batches, strict=True)))
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> dict[str, Batch]:
+        """The batches of a step, whatever was read before."""
+        if not 0 <= step < self._steps:
+            raise IndexError(f"there is no step {step}; there are {self._steps}")
+        return cast(dict[str, Batch], self._graph[step])
+
+    def iterate(self, start_step: int = 0) -> Iterator[dict[str, Batch]]:
+        """Yields the batches of `start_step`, `start_step` + 1, … to the end, read ahead."""
+        if start_step >= self._steps:
+            return
+        options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
+        iterator = iter(self._graph[start_step:].to_iter_dataset(options))
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+    def row_index(self, dataset: str, step: int, row: int) -> int:
+        """The index in the source of the document in a row of a step's global batch.
+
+        It takes the replacement of bad records into account for the rows this host has read.
+        """
+        return self._datasets[dataset].document_index(step, row)
+
+
+class _RowReader:
+    """Makes row i of a dataset, with another document in the place of one that cannot be used."""
+
+    def __init__(
+        self,
+        source: Source,
+        spec: DatasetSpec,
+        tokenizer: Tokenizer,
+        seed: int,
+        train: bool,
+        features: Features | None,
+        faults: FaultTally,
+    ) -> None:
+        self.source, self.spec, self.tokenizer = source, spec, tokenizer
+        self.seed, self.train, self.features, self.faults = seed, train, features, faults
+        self.replaced: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def read(self, index: int, document: int) -> dict[str, np.ndarray]:
+        """Row `index`, which should show `document`; fields as in `rows.make_row`."""
+        reasons: list[str] = []
+        for attempt in range(TRIES):
+            if attempt:
+                rng = generator("substitute", self.seed, self.spec.name, index, attempt)
+                document = int(rng.integers(len(self.source)))
+            try:
+                row = make_row(
+                    self.source[document],
+                    self.spec,
+                    self.tokenizer,
+                    self.seed,
+                    index,
+                    self.train,
+                    self.features,
+                )
+            except BadRecord as error:
+                self.faults.add(self.spec.name, error.reason)
+                reasons.append(error.reason)
+                continue
+            if attempt:
+                with self._lock:
+                    self.replaced[index] = document
+            return row
+        raise InputError(
+            f"dataset {self.spec.name!r}: {TRIES} records drawn one after the other cannot be used "
+            f"({', '.join(sorted(set(reasons)))}); look at its source with `flamingo inspect`"
+        )
+
+
+class _DatasetSteps(grain.MapDataset):
+    """One dataset by step: a host's rows of each global batch, made by a pool of threads."""
+
+    _MUTATES_ELEMENT_SPEC = True
+
+    def __init__(
+        self,
+        order: grain.MapDataset,
+        reader: _RowReader,
+        *,
+        steps: int,
+        rows: tuple[int, int],
+        first_step: int,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        super().__init__(order)
+        self._reader, self._length, self._rows = reader, steps, rows
+        self._first_step, self._pool = first_step, pool
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        low, high = self._rows
+        first = self._row(index, 0)
+        count = high - low
+        spec = self._reader.spec
+        media, frames = empty_media(spec, self._reader.features, (count,))
+        batch = Batch(
+            tokens=np.zeros((count, spec.length), np.int32),
+            positions=np.zeros((count, spec.length), np.int32),
+            media=media,
+            frames=frames,
+            media_of_token=np.zeros((count, spec.length), np.int32),
+            loss_mask=np.zeros((count, spec.length), np.float32),
+        )
+
+        def fill(start: int) -> None:
+            for place in range(start, min(start + _CHUNK, count)):
+                number = first + low + place
+                row = self._reader.read(number, self._document(number))
+                for field, value in row.items():
+                    getattr(batch, field)[place] = value
+
+        list(self._pool.map(fill, range(0, count, _CHUNK)))
+        return batch
+
+    def _row(self, step: int, row: int) -> int:
+        """The place in the endless order of a row of a step's global batch."""
+        if step < self._first_step:
+            name = self._reader.spec.name
+            raise IndexError(f"dataset {name!r} begins at step {self._first_step}, not at {step}")
+        return (step - self._first_step) * self._reader.spec.batch + row
+
+    def _document(self, number: int) -> int:
+        """The index of the document at a place in the endless order."""
+        return cast(int, self._parent[number])
+
+    def document_index(self, step: int, row: int) -> int:
+        """See `Pipeline.row_index`."""
+        number = self._row(step, row)
+        replacement = self._reader.replaced.get(number)
+        return self._document(number) if replacement is None else replacement
+
+
+def _check(
+    name: str,
+    spec: DatasetSpec,
+    source: Source,
+    tokenizer: Tokenizer,
+    train: bool,
+    features: Features | None,
+) -> None:
+    where = f"dataset {name!r}"
+    if spec.name != name:
+        raise ValueError(f"{where} has a spec of the name {spec.name!r}")
+    if spec.layout not in LAYOUTS:
+        raise InputError(f"{where}: layout is {spec.layout!r}; one of {', '.join(LAYOUTS)}")
+    if spec.resize not in RESIZES:
+        raise InputError(f"config.data.resize is {spec.resize!r}; one of {', '.join(RESIZES)}")
+    if not len(source):
+        raise InputError(f"{where}: its source holds no documents; check its path and split")
+    shortest = {"text": 2, "contrastive": 3}.get(spec.layout, 2 + len(tokenizer.image))
+    if spec.length < shortest:
+        raise InputError(
+            f"{where}: length={spec.length} cannot hold a row's control tokens and any text; "
+            f"give at least {shortest}"
+        )
+    if features is not None and train and not spec.versions and not spec.augment.identity:
+        raise InputError(
+            f"{where}: cached features need a fixed number of augmented versions; "
+            "set config.data.versions to 1 or more, or config.data.augment to nothing"
+        )

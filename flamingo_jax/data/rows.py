@@ -1,0 +1,255 @@
+"""One document as one row of a batch: a pure function of (seed, dataset, index)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+import ml_dtypes
+import numpy as np
+
+from flamingo_jax.data import images, interleave, video
+from flamingo_jax.data.augment import AugmentSpec, augment
+from flamingo_jax.data.document import Document, Medium, Source
+from flamingo_jax.data.faults import BadRecord
+from flamingo_jax.data.randomness import generator
+from flamingo_jax.data.tokenizer import Tokenizer
+
+LAYOUTS = ("page", "pair", "clip", "text", "contrastive")
+CLEAN = -1
+"""The version of a medium that is not augmented; a clip's begins at its beginning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetSpec:
+    """How a dataset's documents become rows.
+
+    Attributes:
+      name: the dataset's name; its order and its draws go by it.
+      layout: page, pair, clip, text or contrastive (see `interleave`).
+      batch: B, over all hosts.
+      length: T, tokens of a row.
+      images: M, at most so many media a row.
+      frames: F, frames of a medium.
+      p_next: pages: probability that text is tied to the medium after it.
+      next_layout: "kept", or "text_first" for such pages.
+      leading_space: pairs, clips: probability of a space before the text.
+      loss_before_media: is text before the row's first medium a target of the loss?
+      image_size: Y and X of a frame.
+      resize: pad, crop or squash (see `images.decode`).
+      augment: how media are augmented in training.
+      versions: K augmented versions of each medium, the same at each visit; 0 = a fresh one.
+    """
+
+    name: str
+    layout: str
+    batch: int
+    length: int
+    images: int = 1
+    frames: int = 1
+    p_next: float = 0.0
+    next_layout: str = "kept"
+    leading_space: float = 0.0
+    loss_before_media: bool = True
+    image_size: int = 64
+    resize: str = "pad"
+    augment: AugmentSpec = dataclasses.field(default_factory=AugmentSpec)
+    versions: int = 0
+
+    @property
+    def media(self) -> int:
+        """M of the batch: 0 where rows are text alone."""
+        return 0 if self.layout == "text" else self.images
+
+
+class Features(Protocol):
+    """Cached vision features of a dataset's media."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(P, E), the features of one frame."""
+        ...
+
+    def __getitem__(self, key: tuple[str, int]) -> np.ndarray:
+        """bf16[f, P, E] of (medium's key, version), f ≤ F valid frames."""
+        ...
+
+
+def make_row(
+    document: Document,
+    spec: DatasetSpec,
+    tokenizer: Tokenizer,
+    seed: int,
+    index: int,
+    train: bool = True,
+    features: Features | None = None,
+) -> dict[str, np.ndarray]:
+    """Makes a row of `shapes.Batch`, without its B.
+
+    Args:
+      document: what the row shows.
+      spec: how.
+      tokenizer: the language model's.
+      seed: the run's.
+      index: the row's place in the dataset's endless order; with the seed and the dataset's name
+        it decides every draw: the window, p_next, the leading space, versions, augmentation.
+      train: are media augmented and p_next and the leading space drawn? Windows always are.
+      features: cached features instead of pixels.
+
+    Returns:
+      The fields of `shapes.Batch`: tokens, positions, media_of_token i32[T], loss_mask f32[T],
+      frames i32[M], and media u8[M, F, Y, X, 3] or bf16[M, F, P, E].
+
+    Raises:
+      BadRecord: if the document does not fit the layout, or a medium cannot be decoded.
+    """
+    rng = generator("row", seed, spec.name, index)
+    row, shown = _lay(document, spec, tokenizer, rng, train)
+    versions = np.full(len(shown), CLEAN)
+    if train and spec.versions:
+        versions = rng.integers(spec.versions, size=len(shown))
+
+    media, frames = empty_media(spec, features)
+    for place, (medium, version) in enumerate(zip(shown, versions, strict=True)):
+        if features is not None:
+            seen = features[medium.key, int(version)]
+        elif train and not spec.versions:
+            seen = render(medium, spec, generator("fresh", seed, spec.name, index, place))
+        else:
+            seen = render_version(medium, spec, seed, int(version))
+        frames[place] = len(seen)
+        media[place, : len(seen)] = seen
+    return {
+        "tokens": row.tokens,
+        "positions": row.positions,
+        "media": media,
+        "frames": frames,
+        "media_of_token": row.media_of_token,
+        "loss_mask": row.loss_mask,
+    }
+
+
+def empty_media(
+    spec: DatasetSpec, features: Features | None = None, leading: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """`media` and `frames` of a row with no medium, with further leading dims."""
+    side, count = spec.image_size, spec.media
+    frames = np.zeros((*leading, count), np.int32)
+    if features is not None and count:
+        shape = (*leading, count, spec.frames, *features.shape)
+        return np.zeros(shape, ml_dtypes.bfloat16), frames
+    return np.zeros((*leading, count, spec.frames, side, side, 3), np.uint8), frames
+
+
+def _lay(
+    document: Document,
+    spec: DatasetSpec,
+    tokenizer: Tokenizer,
+    rng: np.random.Generator,
+    train: bool,
+) -> tuple[interleave.Row, list[Medium]]:
+    """The row's tokens and the media it shows."""
+    draw_next, draw_space, draw_window = rng.random(3)
+    media = [item for item in document.items if isinstance(item, Medium)]
+    controls = controls_of(tokenizer)
+    if spec.layout == "page":
+        items = _page_items(document, tokenizer)
+        following = train and draw_next < spec.p_next
+        strip = interleave.page(items, controls, following, spec.next_layout == "text_first")
+        row = interleave.row(
+            strip, controls, spec.length, spec.images, draw_window, spec.loss_before_media
+        )
+        return row, [media[index] for index in row.media]
+    text = "".join(item for item in document.items if isinstance(item, str))
+    if not text:
+        raise BadRecord("no text", document.key)
+    if spec.layout == "text":
+        strip = interleave.text(tokenizer.encode(text), controls)
+        return interleave.row(strip, controls, spec.length, 0, draw_window), []
+    if len(media) != 1:
+        raise BadRecord("no medium" if not media else "more than one medium", document.key)
+    if spec.layout == "contrastive":
+        return interleave.contrastive(tokenizer.encode(text), controls, spec.length), media
+    if train and draw_space < spec.leading_space:
+        text = " " + text
+    strip = interleave.page([0, tokenizer.encode(text)], controls)
+    return interleave.row(strip, controls, spec.length, 1), media
+
+
+def _page_items(document: Document, tokenizer: Tokenizer) -> list[interleave.Item]:
+    items: list[interleave.Item] = []
+    media = 0
+    for item in document.items:
+        if isinstance(item, Medium):
+            items.append(media)
+            media += 1
+        else:
+            items.append(tokenizer.encode(item))
+    if not any(item != [] for item in items):
+        raise BadRecord("empty document", document.key)
+    return items
+
+
+def controls_of(tokenizer: Tokenizer) -> interleave.Controls:
+    """The control tokens' ids."""
+    return interleave.Controls(tokenizer.bos, tokenizer.eos, tokenizer.eoc, tokenizer.image)
+
+
+def render(medium: Medium, spec: DatasetSpec, rng: np.random.Generator | None) -> np.ndarray:
+    """Decodes and augments a medium.
+
+    Args:
+      medium: an image, or a clip of which frames at 1 FPS are taken.
+      spec: sizes and augmentation.
+      rng: what augmentation and a clip's beginning are drawn from; None = neither is drawn.
+
+    Returns:
+      u8[f, Y, X, 3], f ≤ F valid frames.
+
+    Raises:
+      BadRecord: if the medium cannot be decoded.
+    """
+    if medium.kind == "clip":
+        offset = 0.0 if rng is None else rng.random()
+        pixels = video.frames(medium.data, spec.frames, spec.image_size, spec.resize, offset=offset)
+    else:
+        pixels = images.decode(medium.data, spec.image_size, spec.resize)[None]
+    return pixels if rng is None else augment(pixels, spec.augment, rng)
+
+
+def render_version(medium: Medium, spec: DatasetSpec, seed: int, version: int) -> np.ndarray:
+    """One version of a medium, the same wherever the medium is met.
+
+    Args:
+      medium: an image or a clip.
+      spec: sizes and augmentation.
+      seed: the run's.
+      version: 0…K-1, or `CLEAN`.
+
+    Returns:
+      u8[f, Y, X, 3], f ≤ F valid frames.
+
+    Raises:
+      BadRecord: if the medium cannot be decoded.
+    """
+    rng = None if version == CLEAN else generator("version", seed, medium.key, version)
+    return render(medium, spec, rng)
+
+
+def enumerate_media(source: Source) -> Iterator[Medium]:
+    """Yields every medium of a source once, by its key, in the order they are first met.
+
+    A source that knows its media without reading every document has a method `media()`.
+    """
+    quick = getattr(source, "media", None)
+    if quick is not None:
+        found = iter(quick())
+    else:
+        documents = (source[index] for index in range(len(source)))
+        found = (item for document in documents for item in document.items)
+    seen: set[str] = set()
+    for medium in found:
+        if isinstance(medium, Medium) and medium.key not in seen:
+            seen.add(medium.key)
+            yield medium
