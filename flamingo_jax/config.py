@@ -1,7 +1,7 @@
 """Experiment configs: every legal key with its default, loading, overriding, checking.
 
-A config file defines `get_config(variant="full")` and starts from `base()`, whose keys are locked: a
-typo raises where it is made. Nothing below `assemble.py` sees a config.
+A config file defines `get_config(variant="full")` and starts from `base()`, whose keys are locked:
+a typo raises where it is made. Nothing below `assemble.py` sees a config.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from flamingo_jax.errors import InputError
 
+Config = Any
+"""A `ConfigDict`: its own annotations give a field every type that a field can have."""
+
 STAGES = ("language", "contrastive", "flamingo")
 LAYOUTS = ("page", "pair", "clip", "text", "contrastive")
 
 
-def dataset(**fields: Any) -> ConfigDict:
+def dataset(**fields: Any) -> Config:
     """One dataset of a stage; `fields` change the defaults below.
 
     Raises:
       KeyError: for a field that there is not.
     """
-    c = ConfigDict()
+    c: Config = ConfigDict()
     c.source = ""  # "NAME" or "NAME:PART", a function of data/sources.py
     c.path = ""  # the folder or shards the source reads, where it reads any
     c.layout = "pair"  # page | pair | clip | text | contrastive
@@ -36,7 +39,9 @@ def dataset(**fields: Any) -> ConfigDict:
     c.length = 32  # T, tokens of a row
     c.images = 1  # M, at most so many media a row; those beyond are dropped with their text kept
     c.frames = 1  # F, frames of a medium
-    c.p_next = 0.0  # pages: probability that text is tied to the image after it (Flamingo v1 §3.2.2)
+    c.p_next = (
+        0.0  # pages: probability that text is tied to the image after it (Flamingo v1 §3.2.2)
+    )
     c.next_layout = "kept"  # kept (as in the paper) | text_first: a 'next' page has its text first
     c.leading_space = 0.0  # pairs, clips: probability of a space before the text (Flamingo v1 §3.2)
     c.loss_before_media = True  # is text before the first image a target of the loss?
@@ -47,9 +52,9 @@ def dataset(**fields: Any) -> ConfigDict:
     return c
 
 
-def _stage() -> ConfigDict:
+def _stage() -> Config:
     """What a training stage needs."""
-    c = ConfigDict()
+    c: Config = ConfigDict()
     c.steps = 0
     c.log_every = 10  # steps between rows of metrics.jsonl
     c.eval_every = 0  # steps between validations; 0 = only at the end
@@ -66,14 +71,16 @@ def _stage() -> ConfigDict:
     c.optimizer.agc = 0.0  # adaptive clipping of the paths in agc_paths (NFNet); 0 = off
     c.optimizer.agc_paths = ("^vision/.*kernel$",)
     c.optimizer.warmup = 0  # steps of linear warm-up from 0
-    c.optimizer.schedule = "constant"  # constant | cosine | linear, after the warm-up, down to `end`
+    c.optimizer.schedule = (
+        "constant"  # constant | cosine | linear, after the warm-up, down to `end`
+    )
     c.optimizer.end = 0.0  # the schedule's last value as a share of lr
     c.optimizer.multipliers = ()  # (regex, factor) pairs: those paths' updates times the factor
     return c
 
 
-def _language() -> ConfigDict:
-    c = ConfigDict()
+def _language() -> Config:
+    c: Config = ConfigDict()
     c.vocab = 0  # V; 0 = the tokenizer's
     c.width = 2048  # D
     c.blocks = 24  # L
@@ -91,9 +98,75 @@ def _language() -> ConfigDict:
     return c
 
 
-def base() -> ConfigDict:
+def _model() -> Config:
+    c: Config = ConfigDict()
+    c.dtype = "bfloat16"  # of activations and frozen weights; trained weights are f32
+    c.remat = "full"  # none | full | dots: what a scanned group recomputes in its backward
+    c.language = _language()
+    c.vision = ConfigDict()
+    c.vision.variant = "F6"  # a row of model/nfnet.py's table
+    c.vision.image_size = 320
+    c.vision.ws_eps = 1e-4  # of weight standardisation: 1e-4 the paper's code, 1e-5 timm
+    c.vision.dtype = "bfloat16"  # of the encoder's activations once it is frozen
+    c.vision.stochastic_depth = 0.0  # contrastive stage only
+    c.vision.standardise = False  # features' mean and deviation per channel, measured once
+    c.text = ConfigDict()  # the contrastive text encoder (BERT's kind)
+    c.text.width = 256
+    c.text.blocks = 4
+    c.text.heads = 4
+    c.text.hidden = 1024
+    c.text.max_length = 64
+    c.contrastive = ConfigDict()
+    c.contrastive.width = 1376  # A
+    c.contrastive.temperature = 0.07  # the initial one, learnt as log(1 / temperature)
+    c.contrastive.label_smoothing = 0.1
+    c.contrastive.dtype = "bfloat16"  # of the towers' activations while they are trained
+    c.resampler = ConfigDict()
+    c.resampler.depth = 6
+    c.resampler.latents = 64  # R
+    c.resampler.width = 1536  # E
+    c.resampler.heads = 16
+    c.resampler.head_dim = 128  # DECISIONS.md: 128 gives Table 5's 194M, 96 is Table 4's D/H
+    c.resampler.hidden = 6144
+    c.resampler.activation = "squared_relu"
+    c.resampler.project = True  # a linear from the encoder's width to E
+    c.resampler.max_frames = 8  # learnt time embeddings; interpolated for longer clips
+    c.resampler.latents_init = 0.02
+    c.xattn = ConfigDict()
+    c.xattn.every = 1  # a gated layer before LM blocks offset, offset + every, …
+    c.xattn.offset = 0
+    c.xattn.heads = 16
+    c.xattn.head_dim = 128
+    c.xattn.hidden = 8192
+    c.xattn.activation = "squared_relu"
+    c.xattn.project = True  # media are projected to D once, before all layers' K and V
+    c.xattn.attend = "one"  # one | upto: the token's image alone, or all up to it
+    return c
+
+
+def _data() -> Config:
+    c: Config = ConfigDict()
+    c.image_size = 0  # sides of the pixels fed; 0 = model.vision.image_size
+    c.resize = "pad"  # pad (mean colour, aspect kept) | crop | squash
+    c.versions = 0  # augmented versions of each picture; 0 = fresh at each visit
+    c.cache_features = False  # encode each version once before the Flamingo stage
+    c.threads = 16
+    c.prefetch = 4  # steps read ahead
+    c.record_rows = False  # write (step, dataset, index) of every row used to rows.jsonl
+    c.augment = ConfigDict()
+    c.augment.flip = 0.5  # probability of a horizontal flip
+    c.augment.brightness = 0.1  # ± added, as a share of the range
+    c.augment.contrast = 0.1  # ± factor
+    c.augment.saturation = 0.1  # ± factor
+    c.augment.hue = 0.05  # ± turns
+    c.augment.scale = (1.0, 1.0)  # the picture's size, drawn from this range
+    c.augment.shift = 0.0  # ± share of a side
+    return c
+
+
+def base() -> Config:
     """Every legal key with its default: Flamingo-3B's model (Flamingo v2 Tables 4 and 5)."""
-    c = ConfigDict()
+    c: Config = ConfigDict()
     c.name = "flamingo"
     c.seed = 0
     c.stages = ("flamingo",)  # in this order, each starting from what the one before has made
@@ -102,70 +175,14 @@ def base() -> ConfigDict:
     c.tokenizer.kind = "bytes"  # bytes | sentencepiece | tokenizers | train (BPE on the texts)
     c.tokenizer.path = ""  # the model file of sentencepiece (.model) or tokenizers (.json)
     c.tokenizer.vocab = 0  # train: how many tokens to learn
-    c.tokenizer.source = ""  # train: the source whose texts it is learnt on
+    c.tokenizer.source = ""  # train: the source whose texts it is learnt on; `path` is its path
     c.tokenizer.image = "new"  # <image> is a new token ("new") or plain text ("text")
 
-    c.model = ConfigDict()
-    c.model.dtype = "bfloat16"  # of activations and frozen weights; trained weights are f32
-    c.model.remat = "full"  # none | full | dots: what a scanned group recomputes in its backward
-    c.model.language = _language()
-    c.model.vision = ConfigDict()
-    c.model.vision.variant = "F6"  # a row of model/nfnet.py's table
-    c.model.vision.image_size = 320
-    c.model.vision.ws_eps = 1e-4  # of weight standardisation: 1e-4 the paper's code, 1e-5 timm
-    c.model.vision.dtype = "bfloat16"  # of the encoder's activations once it is frozen
-    c.model.vision.stochastic_depth = 0.0  # contrastive stage only
-    c.model.vision.standardise = False  # features' mean and deviation per channel, measured once
-    c.model.text = ConfigDict()  # the contrastive text encoder (BERT's kind)
-    c.model.text.width = 256
-    c.model.text.blocks = 4
-    c.model.text.heads = 4
-    c.model.text.hidden = 1024
-    c.model.text.max_length = 64
-    c.model.contrastive = ConfigDict()
-    c.model.contrastive.width = 1376  # A
-    c.model.contrastive.temperature = 0.07  # the initial one, learnt as log(1 / temperature)
-    c.model.contrastive.label_smoothing = 0.1
-    c.model.contrastive.dtype = "bfloat16"  # of the towers' activations while they are trained
-    c.model.resampler = ConfigDict()
-    c.model.resampler.depth = 6
-    c.model.resampler.latents = 64  # R
-    c.model.resampler.width = 1536  # E
-    c.model.resampler.heads = 16
-    c.model.resampler.head_dim = 128  # DECISIONS.md: 128 gives Table 5's 194M, 96 is Table 4's D/H
-    c.model.resampler.hidden = 6144
-    c.model.resampler.activation = "squared_relu"
-    c.model.resampler.project = True  # a linear from the encoder's width to E
-    c.model.resampler.max_frames = 8  # learnt time embeddings; interpolated for longer clips
-    c.model.resampler.latents_init = 0.02
-    c.model.xattn = ConfigDict()
-    c.model.xattn.every = 1  # a gated layer before LM blocks offset, offset + every, …
-    c.model.xattn.offset = 0
-    c.model.xattn.heads = 16
-    c.model.xattn.head_dim = 128
-    c.model.xattn.hidden = 8192
-    c.model.xattn.activation = "squared_relu"
-    c.model.xattn.project = True  # media are projected to D once, before all layers' K and V
-    c.model.xattn.attend = "one"  # one | upto: the token's image alone, or all up to it
+    c.model = _model()
 
     c.trainable = ("^resampler/", "^xattn/", "^project/", "^embed/new$", "^head/new$")
 
-    c.data = ConfigDict()
-    c.data.image_size = 0  # sides of the pixels fed; 0 = model.vision.image_size
-    c.data.resize = "pad"  # pad (mean colour, aspect kept) | crop | squash
-    c.data.versions = 0  # augmented versions of each picture; 0 = fresh at each visit
-    c.data.cache_features = False  # encode each version once before the Flamingo stage
-    c.data.threads = 16
-    c.data.prefetch = 4  # steps read ahead
-    c.data.record_rows = False  # write (step, dataset, index) of every row used to rows.jsonl
-    c.data.augment = ConfigDict()
-    c.data.augment.flip = 0.5  # probability of a horizontal flip
-    c.data.augment.brightness = 0.1  # ± added, as a share of the range
-    c.data.augment.contrast = 0.1  # ± factor
-    c.data.augment.saturation = 0.1  # ± factor
-    c.data.augment.hue = 0.05  # ± turns
-    c.data.augment.scale = (1.0, 1.0)  # the picture's size, drawn from this range
-    c.data.augment.shift = 0.0  # ± share of a side
+    c.data = _data()
 
     c.train = _stage()  # the Flamingo stage
     c.pretrain = ConfigDict()
@@ -199,7 +216,7 @@ def base() -> ConfigDict:
     return c
 
 
-def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
+def load(spec: str, overrides: dict[str, str] | None = None) -> Config:
     """Reads `FILE.py[:variant]` and applies overrides {"a.b": "value"}; not yet checked.
 
     Raises:
@@ -213,10 +230,15 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> ConfigDict:
     if module_spec is None or module_spec.loader is None:
         raise InputError(f"{name!r} is not a Python file; give --config=FILE.py[:variant]")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise InputError(f"{name!r} defines no get_config(variant); see experiments/ for examples")
-    c = module.get_config(variant) if variant else module.get_config()
+    try:
+        module_spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{name!r} defines no get_config(variant); see experiments/")
+        c = module.get_config(variant) if variant else module.get_config()
+    except (AttributeError, KeyError) as error:
+        # A locked ConfigDict's own words name the key and the ones there are.
+        text = str(error.args[0] if error.args else error).splitlines()[0]
+        raise InputError(f"config file {name!r} uses a field that there is not: {text}") from error
     for field, text in (overrides or {}).items():
         override(c, field, text)
     return c
@@ -229,18 +251,20 @@ def pick(variant: str, variants: tuple[str, ...]) -> str:
       InputError: if it is none of `variants`.
     """
     if variant not in variants:
-        raise InputError(f"unknown variant {variant!r} of the config; there are {', '.join(variants)}")
+        raise InputError(
+            f"unknown variant {variant!r} of the config; there are {', '.join(variants)}"
+        )
     return variant
 
 
-def override(c: ConfigDict, field: str, text: str) -> None:
+def override(c: Config, field: str, text: str) -> None:
     """Sets one field from a string, keeping its type.
 
     Raises:
       InputError: for a field that there is not, or a value that is not of its type.
     """
     *parents, last = field.split(".")
-    node = c
+    node: Any = c
     for depth, key in enumerate([*parents, last]):
         if not isinstance(node, ConfigDict) or key not in node:
             keys = list(node.keys()) if isinstance(node, ConfigDict) else []
@@ -259,7 +283,9 @@ def _parse(field: str, text: str, old: Any) -> Any:
     if kind is str:
         return text
     if isinstance(old, ConfigDict):
-        raise InputError(f"--config.{field} is a group of fields; give --config.{field}.FIELD=VALUE")
+        raise InputError(
+            f"--config.{field} is a group of fields; give --config.{field}.FIELD=VALUE"
+        )
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -275,7 +301,7 @@ def _parse(field: str, text: str, old: Any) -> Any:
     return value
 
 
-def finish(c: ConfigDict) -> FrozenConfigDict:
+def finish(c: Config) -> Config:
     """Checks the fields against each other and freezes the config.
 
     Raises:
@@ -283,13 +309,17 @@ def finish(c: ConfigDict) -> FrozenConfigDict:
     """
     for stage in c.stages:
         if stage not in STAGES:
-            raise InputError(f"config.stages names {stage!r}; a stage is one of {', '.join(STAGES)}")
+            raise InputError(
+                f"config.stages names {stage!r}; a stage is one of {', '.join(STAGES)}"
+            )
         settings = stage_settings(c, stage)
         where = "train" if stage == "flamingo" else f"pretrain.{stage}"
         if settings.steps < 1:
             raise InputError(f"config.{where}.steps is {settings.steps}; a stage needs at least 1")
         if not settings.datasets:
-            raise InputError(f"config.{where}.datasets is empty; a stage needs at least one dataset")
+            raise InputError(
+                f"config.{where}.datasets is empty; a stage needs at least one dataset"
+            )
         for name, row in settings.datasets.items():
             _check_dataset(f"config.{where}.datasets.{name}", row)
     m = c.model
@@ -302,14 +332,14 @@ def finish(c: ConfigDict) -> FrozenConfigDict:
         raise InputError(f"config.model.dtype is {m.dtype!r}; float32 or bfloat16")
     if not 0 <= m.xattn.offset < m.xattn.every:
         raise InputError(
-            f"config.model.xattn.offset={m.xattn.offset} must lie in 0…{m.xattn.every - 1} (every - 1)"
+            f"config.model.xattn.offset={m.xattn.offset} must lie in 0…{m.xattn.every - 1}"
         )
     if c.eval.split not in ("test", "validation"):
         raise InputError(f"config.eval.split is {c.eval.split!r}; test or validation")
     return FrozenConfigDict(c)
 
 
-def _check_dataset(where: str, row: ConfigDict) -> None:
+def _check_dataset(where: str, row: Config) -> None:
     unknown = sorted(set(row.keys()) - set(dataset().keys()))
     if unknown:
         raise InputError(f"{where} has no field {unknown[0]!r}; make rows with config.dataset(…)")
@@ -322,18 +352,18 @@ def _check_dataset(where: str, row: ConfigDict) -> None:
         raise InputError(f"{where}.next_layout is {row.next_layout!r}; kept or text_first")
 
 
-def stage_settings(c: Any, stage: str) -> Any:
+def stage_settings(c: Config, stage: str) -> Config:
     """The subtree of a stage: `train` for Flamingo, `pretrain.language`, `pretrain.contrastive`."""
     return c.train if stage == "flamingo" else c.pretrain[stage]
 
 
-def to_json(c: Any) -> str:
+def to_json(c: Config) -> str:
     """The resolved config as JSON, keys sorted, ending in a newline."""
     return json.dumps(json.loads(c.to_json_best_effort()), indent=1, sort_keys=True) + "\n"
 
 
-def from_json(text: str) -> FrozenConfigDict:
-    """A config written by `to_json`: `base()`'s keys with the stored values (lists become tuples)."""
+def from_json(text: str) -> Config:
+    """A config written by `to_json`; its lists become tuples again."""
     stored = json.loads(text)
     return FrozenConfigDict(ConfigDict(_tuples(stored), convert_dict=True))
 

@@ -140,8 +140,8 @@ def check_batch(name: str, batch: int, mesh: Mesh) -> None:
     shards = mesh.shape["replica"] * mesh.shape["fsdp"]
     if batch % shards:
         raise InputError(
-            f"the batch of dataset {name!r} is {batch}, not a multiple of replica x fsdp = {shards}; "
-            "change the dataset's batch or config.mesh"
+            f"the batch of dataset {name!r} is {batch}, not a multiple of replica x fsdp = "
+            f"{shards}; change the dataset's batch or config.mesh"
         )
 
 

@@ -8,7 +8,7 @@ The state of the data is the step number. Each dataset's documents are put into 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -18,7 +18,8 @@ import numpy as np
 from flamingo_jax.data.document import Source
 from flamingo_jax.data.faults import BadRecord, FaultTally
 from flamingo_jax.data.images import RESIZES
-from flamingo_jax.data.randomness import generator, seed32
+from flamingo_jax.data.order import endless
+from flamingo_jax.data.randomness import generator
 from flamingo_jax.data.rows import LAYOUTS, DatasetSpec, Features, empty_media, make_row
 from flamingo_jax.data.tokenizer import Tokenizer
 from flamingo_jax.errors import InputError
@@ -53,7 +54,8 @@ class Pipeline:
         """Puts the datasets into order; reads nothing yet.
 
         Args:
-          sources: {dataset: its documents}.
+          sources: {dataset: its documents}; one with an attribute `ordered` that is true is never
+            shuffled: its order is part of what it teaches.
           specs: {dataset: how they become rows}; the order of this dict is that of the batches.
           tokenizer: the language model's.
           seed: the run's.
@@ -78,11 +80,9 @@ class Pipeline:
         for name, spec in specs.items():
             lookup = (features or {}).get(name)
             _check(name, spec, sources[name], tokenizer, train, lookup)
-            order = grain.MapDataset.range(len(sources[name]))
-            if train and not getattr(sources[name], "ordered", False):
-                order = order.seed(seed32("order", seed, name)).shuffle()
+            shuffled = train and not getattr(sources[name], "ordered", False)
             self._datasets[name] = _DatasetSteps(
-                order.repeat(None),
+                endless(len(sources[name]), seed, name, shuffled),
                 _RowReader(sources[name], spec, tokenizer, seed, train, lookup, self.faults),
                 steps=steps,
                 rows=(rows or {}).get(name, (0, spec.batch)),
@@ -101,7 +101,7 @@ class Pipeline:
             raise IndexError(f"there is no step {step}; there are {self._steps}")
         return cast(dict[str, Batch], self._graph[step])
 
-    def iterate(self, start_step: int = 0) -> Iterator[dict[str, Batch]]:
+    def iterate(self, start_step: int = 0) -> Generator[dict[str, Batch]]:
         """Yields the batches of `start_step`, `start_step` + 1, … to the end, read ahead."""
         if start_step >= self._steps:
             return

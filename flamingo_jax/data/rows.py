@@ -72,7 +72,7 @@ class Features(Protocol):
         ...
 
     def __getitem__(self, key: tuple[str, int]) -> np.ndarray:
-        """bf16[f, P, E] of (medium's key, version), f ≤ F valid frames."""
+        """bf16[f, P, E] of (medium's key, version), f ≤ F valid frames; KeyError if it has none."""
         ...
 
 
@@ -102,7 +102,8 @@ def make_row(
       frames i32[M], and media u8[M, F, Y, X, 3] or bf16[M, F, P, E].
 
     Raises:
-      BadRecord: if the document does not fit the layout, or a medium cannot be decoded.
+      BadRecord: if the document does not fit the layout, or a medium cannot be decoded (or has no
+        cached features).
     """
     rng = generator("row", seed, spec.name, index)
     row, shown = _lay(document, spec, tokenizer, rng, train)
@@ -113,7 +114,7 @@ def make_row(
     media, frames = empty_media(spec, features)
     for place, (medium, version) in enumerate(zip(shown, versions, strict=True)):
         if features is not None:
-            seen = features[medium.key, int(version)]
+            seen = _cached(features, medium.key, int(version))
         elif train and not spec.versions:
             seen = render(medium, spec, generator("fresh", seed, spec.name, index, place))
         else:
@@ -128,6 +129,13 @@ def make_row(
         "media_of_token": row.media_of_token,
         "loss_mask": row.loss_mask,
     }
+
+
+def _cached(features: Features, key: str, version: int) -> np.ndarray:
+    try:
+        return features[key, version]
+    except KeyError as error:  # what could not be decoded has no features
+        raise BadRecord("no cached features", f"{key} version {version}") from error
 
 
 def empty_media(

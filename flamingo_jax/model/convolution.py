@@ -1,7 +1,7 @@
 """Convolutions of the vision encoder: grouped, and with standardised kernels.
 
-"NF" is the code that was published with the NFNet paper (deepmind-research/nfnets), "timm" the PyTorch
-port whose weights are common.
+"NF" is the code that was published with the NFNet paper (deepmind-research/nfnets), "timm" the
+PyTorch port whose weights are common.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def grouped_conv(
       kernel: [h, w, C / groups, O].
       stride: along both sides.
       groups: dense blocks that C and O fall into.
-      split: the form for CPUs: one dense convolution a group, with gradients spelt out; None = where
-        the default backend is a CPU.
+      split: the form for CPUs: one dense convolution a group, with gradients spelt out; None =
+        where the default backend is a CPU.
 
     Returns:
       [B, ceil(y / stride), ceil(x / stride), O].
@@ -125,7 +125,10 @@ def standardise(kernel: Array, gain: Array, eps: float, form: str) -> Array:
 
 
 def average_pool(x: Array) -> Array:
-    """Means of 2×2 pixels, [B, y, x, C] → [B, ceil(y/2), ceil(x/2), C]; the edge's of what is there."""
+    """Means of 2×2 pixels: [B, y, x, C] → [B, ceil(y/2), ceil(x/2), C].
+
+    At an odd edge the mean is over the pixels that there are.
+    """
     B, Y, X, C = x.shape
     x = jnp.pad(x, ((0, 0), (0, Y % 2), (0, X % 2), (0, 0)))
     sums = jnp.sum(x.reshape(B, -(-Y // 2), 2, -(-X // 2), 2, C), axis=(2, 4))

@@ -79,10 +79,21 @@ class Cache:
 class Flamingo(nnx.Module):
     """The model; see the module's docstring for its parameters."""
 
-    def __init__(self, cfg: FlamingoConfig, *, rngs: nnx.Rngs):
-        """Makes all parts; gates start at 0, so that the first output is the LM's own."""
-        self.cfg = cfg
-        self.constrain: Callable[[Array], Array] = _unconstrained
+    def __init__(
+        self,
+        cfg: FlamingoConfig,
+        *,
+        rngs: nnx.Rngs,
+        constrain: Callable[[Array], Array] = lambda x: x,
+    ):
+        """Makes all parts; gates start at 0, so that the first output is the LM's own.
+
+        Args:
+          cfg: the model's shape.
+          rngs: a stream `params`.
+          constrain: pins activations [B, T, D] to a sharding, between groups of blocks.
+        """
+        self.cfg, self.constrain = cfg, constrain
         self.vision = None if cfg.vision is None else VisionTower(cfg.vision, rngs=rngs)
         self.resampler = None if cfg.resampler is None else Resampler(cfg.resampler, rngs=rngs)
         self.project = _make_projection(cfg, rngs)
@@ -116,10 +127,10 @@ class Flamingo(nnx.Module):
         return media if self.project is None else self.project(media, self.dtype)
 
     def media_keys_values(self, media: Array) -> tuple[Array, Array]:
-        """Media tokens [B, M·R, D] → keys and values of all gated layers, [n, B, M·R, N, H] each."""
+        """Media tokens [B, M·R, D] → all gated layers' keys and values, [n, B, M·R, N, H] each."""
         graph, state = nnx.split(self.xattn)
         _, kv = jax.lax.scan(
-            lambda _, layer: (None, nnx.merge(graph, layer).keys_values(media, self.dtype)),
+            lambda _, layer: (None, _gated(graph, layer).keys_values(media, self.dtype)),
             None,
             state,
         )
@@ -129,7 +140,7 @@ class Flamingo(nnx.Module):
         """The residual stream after the final norm: [B, T, D]."""
         x = self.embed(batch.tokens, self.dtype)
         where = place(self.cfg.language, batch.positions, causal_mask(batch.positions))
-        gated = None
+        apply: seg.GatedStep | None = None
         if self.xattn is not None and self.cfg.resampler is not None:
             media = self.resample(self.encode(batch.media), batch.frames)
             mask = self._media_mask(batch.media_of_token, batch.frames)
@@ -138,7 +149,8 @@ class Flamingo(nnx.Module):
                 del kept
                 return layer(x, *layer.keys_values(media, self.dtype), mask, self.dtype)
 
-        x, _ = self._blocks(x, where, gated)
+            apply = gated
+        x, _ = self._blocks(x, where, apply)
         return self.language.norm(x, self.dtype)
 
     def __call__(self, batch: Batch) -> Array:
@@ -181,17 +193,18 @@ class Flamingo(nnx.Module):
         valid = jax.lax.dynamic_update_slice(cache.valid, positions >= 0, (0, cache.offset))
         mask = cached_causal_mask(valid, cache.offset, T)
         where = place(self.cfg.language, positions, mask, cache.offset)
-        gated = None
+        apply: seg.GatedStep | None = None
         if self.xattn is not None and cache.media is not None:
             sees = self._media_mask(media_of_token, cache.frames)
 
             def gated(layer: Any, x: Array, kept: Any) -> Array:
                 return layer(x, *kept, sees, self.dtype)
 
+            apply = gated
         x, kept = self._blocks(
             self.embed(tokens, self.dtype),
             where,
-            gated,
+            apply,
             cache=(cache.keys, cache.values),
             media_cache=cache.media,
         )
@@ -228,6 +241,10 @@ class Flamingo(nnx.Module):
         )
 
 
+def _gated(graph: Any, layer: Any) -> GatedCrossAttention:
+    return nnx.merge(graph, layer)
+
+
 def _make_projection(cfg: FlamingoConfig, rngs: nnx.Rngs) -> Linear | None:
     """E → D; Table 5 of the paper counts it under cross-attention (DECISIONS.md)."""
     if cfg.resampler is None or not cfg.project:
@@ -242,7 +259,3 @@ def _make_gated_layers(cfg: FlamingoConfig, rngs: nnx.Rngs) -> GatedCrossAttenti
         return None
     keys = jax.random.split(rngs.params(), seg.xattn_layers(cfg.segments))
     return nnx.vmap(lambda key: GatedCrossAttention(gated, rngs=nnx.Rngs(key)))(keys)
-
-
-def _unconstrained(x: Array) -> Array:
-    return x

@@ -60,12 +60,10 @@ class Place:
     mask: Array
     angles: tuple[Array, Array] | None
     distances: Array | None
-    offset: Array | None = None
+    offset: Any = None
 
 
-def place(
-    cfg: DecoderConfig, positions: Array, mask: Array, offset: Array | None = None
-) -> Place:
+def place(cfg: DecoderConfig, positions: Array, mask: Array, offset: Array | None = None) -> Place:
     """Prepares a `Place`: positions i32[B, T], mask bool[B, 1, T, S], offset i32[] with a cache."""
     T, S = mask.shape[2], mask.shape[3]
     if cfg.positions == "rotary":

@@ -113,7 +113,9 @@ class Norm(nnx.Module):
         if kind not in ("layer", "rms"):
             raise ValueError(f"the kind of norm is 'layer' or 'rms', not {kind!r}")
         self.scale = nnx.Param(jnp.ones((width,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((width,), jnp.float32)) if kind == "layer" and bias else None
+        self.bias = (
+            nnx.Param(jnp.zeros((width,), jnp.float32)) if kind == "layer" and bias else None
+        )
         self.kind, self.eps = kind, eps
 
     def __call__(self, x: Array, dtype: Any) -> Array:
@@ -187,14 +189,14 @@ def attend(
     S, K = k.shape[1], k.shape[2]
     if S == 0:
         return jnp.zeros_like(q)
-    scale = H**-0.5 if scale is None else scale
+    factor = H**-0.5 if scale is None else scale
     if K == N:
         scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
     else:
         grouped = q.reshape(B, T, K, N // K, H)
         scores = jnp.einsum("BTKgH,BSKH->BKgTS", grouped, k, preferred_element_type=jnp.float32)
         scores = scores.reshape(B, N, T, S)
-    scores = scores * scale
+    scores = scores * factor
     if bias is not None:
         scores = scores + bias
     if mask is not None:

@@ -113,7 +113,10 @@ class ResamplerLayer(nnx.Module):
 
 
 class Resampler(nnx.Module):
-    """latents[R, E], time[max_frames, E], media[max_media, E], project/…, layers/… [depth, …], norm/…"""
+    """The resampler: latents[R, E], time[max_frames, E], layers/… [depth, …], norm/….
+
+    Where the config has them also media[max_media, E] and project/kernel[in_width, E].
+    """
 
     def __init__(self, cfg: ResamplerConfig, *, rngs: nnx.Rngs):
         """Makes the parameters."""

@@ -112,7 +112,7 @@ def run(
       x [B, T, D] and the caches as they are afterwards.
     """
     block_graph, block_state = nnx.split(blocks)
-    xattn_graph, xattn_state = (None, None) if xattn is None else nnx.split(xattn)
+    xattn_graph, xattn_state = nnx.split(xattn) if xattn is not None else (block_graph, None)
 
     def one_block(x: Array, layer: tuple[Any, Any]) -> tuple[Array, Any]:
         state, kept = layer

@@ -95,7 +95,7 @@ class GatedCrossAttention(nnx.Module):
           v: [B, S, N, H] values.
           mask: bool[B, 1, T, S]; a row without any True gathers exactly zero. None = all True.
           dtype: of the computation.
-          uniform: bool[B, T], tokens that weigh everything their mask allows alike; None = no token.
+          uniform: bool[B, T], tokens that weigh all that their mask allows alike; None = none.
             It reproduces a trait of other implementations, see `pretrained.open_flamingo`.
         """
         q = self.query(self.norm_query(x, dtype), dtype)

@@ -1,0 +1,313 @@
+"""From a finished config to dataclasses, abstract state and the jitted step; no I/O.
+
+The config object dies here: below this floor functions take arrays, dicts and small dataclasses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from flamingo_jax import config as configs
+from flamingo_jax import sharding
+from flamingo_jax.data.augment import AugmentSpec
+from flamingo_jax.data.rows import DatasetSpec
+from flamingo_jax.errors import InputError
+from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
+from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
+from flamingo_jax.model.language import DecoderConfig
+from flamingo_jax.model.nfnet import VARIANTS, VisionConfig
+from flamingo_jax.model.resampler import ResamplerConfig
+from flamingo_jax.model.text import TextConfig
+from flamingo_jax.model.xattn import XattnConfig
+from flamingo_jax.shapes import Array, Params, flatten_paths, unflatten_paths
+from flamingo_jax.train import losses
+from flamingo_jax.train import optimizer as opt
+from flamingo_jax.train import step as steps
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What the model must know of a tokenizer: V and W."""
+
+    size: int
+    new: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training stage, ready to be run or compiled.
+
+    Attributes:
+      name: "language", "contrastive" or "flamingo".
+      steps: updates in all.
+      mesh: the devices.
+      graph: the model's NNX graph definition; `nnx.merge(graph, params)` is the model.
+      make: seed → the model with its initial values.
+      abstract: ShapeDtypeStructs of all parameters, the canonical tree, in f32.
+      trainable, frozen: abstract trees with shardings; frozen is in the compute dtype.
+      state, state_shardings: abstract train state and its shardings.
+      tx: the optimizer.
+      update: jitted (state, frozen, batches) → (state, metrics); donates the state.
+      evaluate: jitted (params, frozen, batches) → sums.
+      datasets: {name: DatasetSpec}.
+      weights: {name: λ}.
+    """
+
+    name: str
+    steps: int
+    mesh: Mesh
+    graph: Any
+    make: Callable[[int], nnx.Module]
+    abstract: Params
+    trainable: Params
+    frozen: Params
+    state: steps.TrainState
+    state_shardings: steps.TrainState
+    tx: optax.GradientTransformation
+    update: Any
+    evaluate: Any
+    datasets: dict[str, DatasetSpec]
+    weights: dict[str, float]
+
+    def initial(self, seed: int, paths: set[str], dtype: Any = jnp.float32) -> Params:
+        """Initial values of the parameters at `paths`, made sharded, the same on every mesh."""
+        shardings = flatten_paths(sharding.param_shardings(self.abstract, self.mesh))
+
+        def make() -> dict[str, Array]:
+            flat = flatten_paths(nnx.to_pure_dict(nnx.state(self.make(seed))))
+            return {path: flat[path].astype(dtype) for path in sorted(paths)}
+
+        out = {path: shardings[path] for path in sorted(paths)}
+        return unflatten_paths(jax.jit(make, out_shardings=out)())
+
+
+def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
+    """The whole model's shape."""
+    m = c.model
+    language = language_config(c, vocabulary)
+    vision = vision_config(c)
+    r, x = m.resampler, m.xattn
+    resampler = ResamplerConfig(
+        depth=r.depth,
+        latents=r.latents,
+        width=r.width,
+        heads=r.heads,
+        head_dim=r.head_dim,
+        hidden=r.hidden,
+        activation=r.activation,
+        in_width=vision.nfnet.features_width,
+        project=r.project,
+        max_frames=r.max_frames,
+        latents_init=r.latents_init,
+        remat=m.remat != "none",
+    )
+    xattn = XattnConfig(
+        width=language.width,
+        media_width=language.width if x.project else r.width,
+        heads=x.heads,
+        head_dim=x.head_dim,
+        hidden=x.hidden,
+        activation=x.activation,
+    )
+    return FlamingoConfig(
+        language=language,
+        vision=vision,
+        resampler=resampler,
+        xattn=xattn,
+        every=x.every,
+        offset=x.offset,
+        attend=x.attend,
+        project=x.project,
+        remat=m.remat,
+        dtype=m.dtype,
+        vision_dtype=m.vision.dtype,
+    )
+
+
+def language_config(c: Any, vocabulary: Vocabulary) -> DecoderConfig:
+    """The decoder's shape, with rows for the new tokens."""
+    fields = dict(c.model.language)
+    fields["vocab"] = fields["vocab"] or vocabulary.size
+    if fields["vocab"] < vocabulary.size:
+        raise InputError(
+            f"config.model.language.vocab={fields['vocab']} is less than the tokenizer's "
+            f"{vocabulary.size} tokens; set it to 0 to take the tokenizer's"
+        )
+    return DecoderConfig(**fields, new_tokens=vocabulary.new)
+
+
+def vision_config(c: Any) -> VisionConfig:
+    """The encoder's shape: a row of the NFNet table with the config's fields."""
+    v = c.model.vision
+    if v.variant not in VARIANTS:
+        raise InputError(
+            f"config.model.vision.variant={v.variant!r} is not one of {', '.join(sorted(VARIANTS))}"
+        )
+    nfnet = dataclasses.replace(
+        VARIANTS[v.variant], ws_eps=v.ws_eps, stochastic_depth=v.stochastic_depth
+    )
+    return VisionConfig(nfnet=nfnet, standardise=v.standardise)
+
+
+def contrastive_config(c: Any, vocabulary: Vocabulary) -> ContrastiveConfig:
+    """Both towers of the contrastive stage."""
+    t, k = c.model.text, c.model.contrastive
+    vision = dataclasses.replace(vision_config(c), standardise=False)
+    text = TextConfig(vocabulary.size, t.width, t.blocks, t.heads, t.hidden, t.max_length)
+    return ContrastiveConfig(vision, text, k.width, k.temperature, k.label_smoothing, dtype=k.dtype)
+
+
+def dataset_specs(c: Any, stage: str) -> dict[str, DatasetSpec]:
+    """The stage's datasets as the data floor knows them."""
+    augment = AugmentSpec(**dict(c.data.augment))
+    size = c.data.image_size or c.model.vision.image_size
+    rows = {}
+    for name, row in configs.stage_settings(c, stage).datasets.items():
+        rows[name] = DatasetSpec(
+            name=name,
+            layout=row.layout,
+            batch=row.batch,
+            length=row.length,
+            images=row.images,
+            frames=row.frames,
+            p_next=row.p_next,
+            next_layout=row.next_layout,
+            leading_space=row.leading_space,
+            loss_before_media=row.loss_before_media,
+            image_size=size,
+            resize=c.data.resize,
+            augment=augment,
+            versions=row.versions or (c.data.versions if stage == "flamingo" else 0),
+        )
+    return rows
+
+
+def optimizer_spec(c: Any, stage: str) -> opt.OptimizerSpec:
+    """The stage's optimizer."""
+    return opt.OptimizerSpec(**dict(configs.stage_settings(c, stage).optimizer))
+
+
+def split_trainable(paths: list[str], patterns: tuple[str, ...]) -> tuple[set[str], set[str]]:
+    """Paths that are trained and paths that are frozen.
+
+    Raises:
+      InputError: if a pattern is found in no path.
+    """
+    for pattern in patterns:
+        if not any(opt.matches((pattern,), path) for path in paths):
+            raise InputError(
+                f"config.trainable: {pattern!r} is found in no parameter's path; "
+                f"the paths begin with {', '.join(sorted({p.split('/')[0] for p in paths}))}"
+            )
+    trained = {path for path in paths if opt.matches(patterns, path)}
+    return trained, set(paths) - trained
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What a kind of stage brings: its model, its loss, its measure, what it trains."""
+
+    make: Callable[[int], nnx.Module]
+    loss: Any
+    measure: Any
+    patterns: tuple[str, ...]
+
+
+def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
+    if name == "contrastive":
+        both = contrastive_config(c, vocabulary)
+        return _Kind(
+            lambda seed: Contrastive(both, rngs=nnx.Rngs(params=seed)),
+            losses.contrastive_loss,
+            losses.contrastive_measure,
+            ("",),
+        )
+    whole = flamingo_config(c, vocabulary)
+    if name == "language":
+        language = dataclasses.replace(whole.language, new_tokens=0)
+        whole = FlamingoConfig(language, remat=whole.remat, dtype=whole.dtype)
+    constrain = sharding.constrain_rows(mesh)
+    return _Kind(
+        lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), constrain=constrain),
+        losses.text_loss,
+        losses.text_measure,
+        ("",) if name == "language" else _patterns(c),
+    )
+
+
+def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
+    """Assembles one stage of a finished config."""
+    kind = _kind(c, name, vocabulary, mesh)
+    graph, abstract_model = nnx.split(nnx.eval_shape(lambda: kind.make(0)))
+    abstract = nnx.to_pure_dict(abstract_model)
+    flat = flatten_paths(abstract)
+    trained, fixed = split_trainable(list(flat), kind.patterns)
+    dtype = jnp.dtype(c.model.dtype)
+    trainable = unflatten_paths({p: flat[p] for p in sorted(trained)})
+    frozen = unflatten_paths({p: jax.ShapeDtypeStruct(flat[p].shape, dtype) for p in sorted(fixed)})
+    datasets = dataset_specs(c, name)
+    for dataset in datasets.values():
+        sharding.check_batch(dataset.name, dataset.batch, mesh)
+    settings = configs.stage_settings(c, name)
+    spec = optimizer_spec(c, name)
+    tx = opt.make(spec, settings.steps)
+    whole = sharding.replicated(mesh)
+    shardings = sharding.param_shardings(trainable, mesh)
+    frozen_shardings = sharding.param_shardings(frozen, mesh)
+    state, state_shardings = steps.state_shardings(trainable, tx, shardings, whole)
+    weights = {row: settings.datasets[row].weight for row in datasets}
+    update = steps.train_step(
+        {row: (functools.partial(kind.loss, graph), weights[row]) for row in datasets},
+        tx,
+        opt.schedule(spec, settings.steps),
+        c.seed,
+        losses.gates,
+    )
+    measured = [row for row in datasets if settings.datasets[row].validation]
+    measures = {row: functools.partial(kind.measure, graph) for row in measured}
+    rows = sharding.rows_sharding(mesh)
+    return Stage(
+        name=name,
+        steps=settings.steps,
+        mesh=mesh,
+        graph=graph,
+        make=kind.make,
+        abstract=abstract,
+        trainable=sharding.with_shardings(trainable, shardings),
+        frozen=sharding.with_shardings(frozen, frozen_shardings),
+        state=sharding.with_shardings(state, state_shardings),
+        state_shardings=state_shardings,
+        tx=tx,
+        update=jax.jit(
+            update,
+            donate_argnums=0,
+            in_shardings=(state_shardings, frozen_shardings, rows),
+            out_shardings=(state_shardings, whole),
+        ),
+        evaluate=jax.jit(
+            steps.eval_step(measures),
+            in_shardings=(shardings, frozen_shardings, rows),
+            out_shardings=whole,
+        ),
+        datasets=datasets,
+        weights=weights,
+    )
+
+
+def _patterns(c: Any) -> tuple[str, ...]:
+    """The trainable patterns, less those of parts that this model does not have."""
+    absent = set()
+    if c.model.language.tied:
+        absent.add("^head/new$")
+    if not c.model.xattn.project:
+        absent.add("^project/")
+    return tuple(p for p in c.trainable if p not in absent)

@@ -1,0 +1,120 @@
+"""Log-likelihoods of given continuations: multiple choice without generating anything.
+
+The prompt with its media runs once; its keys and values serve all its choices.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from flamingo_jax.eval import decoding
+from flamingo_jax.eval.beams import tile
+from flamingo_jax.eval.rows import Graph, Prompt, Rows, batches, bucket, make_rows, power_of_two
+from flamingo_jax.shapes import Array, Params
+
+Choice = Sequence[int]
+"""A continuation's token ids."""
+
+
+@functools.partial(jax.jit, static_argnames="graph")
+def _score_rows(
+    graph: Graph,
+    params: Params,
+    rows: Rows,
+    logits: Array,
+    cache: Any,
+    choices: Array,
+    lengths: Array,
+) -> Array:
+    """Log-likelihoods f32[B, K] of choices i32[B, K, C], padded on the right to lengths i32[B, K].
+
+    `logits` f32[B, V + W] and `cache` are those of `decoding.prefill` with room for C tokens.
+    """
+    model = graph.model(params)
+    B, K, C = choices.shape
+    # The last token of a choice is predicted, never fed.
+    place = jnp.arange(C - 1)
+    fed = place < (lengths - 1)[:, :, None]
+    positions = jnp.where(fed, rows.next_position[:, None, None] + place, -1)
+    owners = jnp.broadcast_to(rows.last_medium[:, None, None], fed.shape)
+    flat = (B * K, C - 1)
+    hidden, _ = model.step(
+        choices[:, :, :-1].reshape(flat),
+        positions.reshape(flat),
+        owners.reshape(flat),
+        tile(cache, K),
+    )
+
+    def likelihood(logits: Array, token: Array) -> Array:
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        return jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+
+    def later(place: Array) -> Array:
+        """f32[B·K] of the tokens at place + 1: one place at a time bounds the logits' memory."""
+        at = lax.dynamic_slice_in_dim(hidden, place, 1, axis=1)
+        token = lax.dynamic_index_in_dim(choices, place + 1, axis=2, keepdims=False)
+        return likelihood(model.logits(at)[:, 0], token.reshape(-1))
+
+    first = likelihood(jnp.repeat(logits, K, axis=0), choices[:, :, 0].reshape(-1)).reshape(B, K)
+    rest = lax.map(later, place).reshape(C - 1, B, K)
+    total = jnp.sum(jnp.where(jnp.moveaxis(fed, 2, 0), rest, 0.0), axis=0)
+    return jnp.where(lengths > 0, first, 0.0) + total
+
+
+def score(
+    graph: Graph,
+    params: Params,
+    prompts: Sequence[Prompt],
+    choices: Sequence[Sequence[Choice]],
+    batch: int = 32,
+) -> list[np.ndarray]:
+    """The log-likelihood of each of a prompt's choices after it, in nats.
+
+    Args:
+      graph: the model.
+      params: its parameters.
+      prompts: any number.
+      choices: for each prompt its choices, any number of them.
+      batch: sequences (prompt with choice) run at once.
+
+    Returns:
+      For each prompt f32[choices]: sums over the choice's tokens.
+    """
+    results: list[np.ndarray] = [np.zeros((0,), np.float32)] * len(prompts)
+    most = max((len(own) for own in choices), default=0)
+    at_once = min(power_of_two(most), power_of_two(batch))  # choices of a prompt
+    for numbers in batches(prompts, max(batch // at_once, 1)):
+        longest = max((len(choice) for n in numbers for choice in choices[n]), default=0)
+        room = bucket(longest)
+        rows = make_rows(graph, [prompts[number] for number in numbers], numbers)
+        logits, cache = decoding.prefill(graph, params, rows, room)
+        parts = []
+        for start in range(0, max(len(choices[number]) for number in numbers), at_once):
+            own = [choices[number][start : start + at_once] for number in numbers]
+            padded, lengths = _pad(own, len(rows.index), at_once, room)
+            parts.append(
+                np.asarray(_score_rows(graph, params, rows, logits, cache, padded, lengths))
+            )
+        for row, number in enumerate(numbers):
+            found = [part[row] for part in parts]
+            results[number] = np.concatenate([*found, results[number]])[: len(choices[number])]
+    return results
+
+
+def _pad(
+    choices: Sequence[Sequence[Choice]], B: int, K: int, C: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choices i32[B, K, C], padded on the right, and their lengths i32[B, K]."""
+    tokens, lengths = np.zeros((B, K, C), np.int32), np.zeros((B, K), np.int32)
+    for row, own in enumerate(choices):
+        for place, choice in enumerate(own):
+            tokens[row, place, : len(choice)] = choice
+            lengths[row, place] = len(choice)
+    return tokens, lengths

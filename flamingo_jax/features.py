@@ -1,0 +1,80 @@
+"""Vision features computed once: every version of every picture through the frozen encoder.
+
+With a frozen encoder the features of a picture never change, so a run that sees few distinct
+pictures (K augmented versions of each) encodes them before its first step rather than at each one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import ml_dtypes
+import numpy as np
+
+from flamingo_jax import progress
+from flamingo_jax.shapes import Array
+
+Key = tuple[str, int]
+"""(a medium's key, its version); version -1 is the picture as it is, without augmentation."""
+
+BATCH = 128
+"""Frames encoded at once; the last batch is filled up, so that one shape is compiled."""
+
+
+def encode_all(
+    encode: Callable[[np.ndarray], Array],
+    media: Iterable[tuple[Key, np.ndarray]],
+    total: int,
+    title: str = "features",
+) -> dict[Key, np.ndarray]:
+    """Runs the encoder over all media.
+
+    Args:
+      encode: u8[BATCH, Y, X, 3] → [BATCH, P, E], jitted.
+      media: (key, u8[F, Y, X, 3]) pairs.
+      total: how many pairs there are, for the progress bar.
+      title: of the bar.
+
+    Returns:
+      {key: bf16[F, P, E]}.
+    """
+    found: dict[Key, list[np.ndarray]] = {}
+    with progress.bar(title, total, unit="media") as bar:
+        for keys, frames in _batches(media):
+            features = np.asarray(encode(frames)).astype(ml_dtypes.bfloat16)
+            for place, key in enumerate(keys):
+                if key is not None:
+                    found.setdefault(key, []).append(features[place])
+            bar.advance(len(found))
+    return {key: np.stack(parts) for key, parts in found.items()}
+
+
+def _batches(
+    media: Iterable[tuple[Key, np.ndarray]],
+) -> Iterator[tuple[list[Key | None], np.ndarray]]:
+    """Frames of all media in batches of one size; the last is padded and its padding has no key."""
+    keys: list[Key | None] = []
+    frames: list[np.ndarray] = []
+    for key, pixels in media:
+        for frame in pixels:
+            keys.append(key)
+            frames.append(frame)
+            if len(frames) == BATCH:
+                yield keys, np.stack(frames)
+                keys, frames = [], []
+    if frames:
+        padding = BATCH - len(frames)
+        yield keys + [None] * padding, np.stack(frames + [frames[-1]] * padding)
+
+
+def channel_statistics(features: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of each channel, f32[E] each, in one pass with f64 sums."""
+    count, total, square = 0, np.zeros(()), np.zeros(())
+    for part in features:
+        rows = part.reshape(-1, part.shape[-1]).astype(np.float64)
+        count += len(rows)
+        total = total + rows.sum(0)
+        square = square + np.square(rows).sum(0)
+    mean = total / count
+    deviation = np.sqrt(np.maximum(square / count - np.square(mean), 1e-6))
+    return mean.astype(np.float32), deviation.astype(np.float32)

@@ -1,0 +1,76 @@
+"""What a workdir or one of its steps holds: paths, shapes, dtypes, sizes; no array is loaded."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+import re
+
+from flamingo_jax import sealed
+from flamingo_jax.checkpoint import list_steps
+from flamingo_jax.errors import InputError
+
+BYTES = {"bool": 1, "uint8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8}
+"""Of an element; what is not named takes 4."""
+
+
+def describe(folder: str | pathlib.Path) -> str:
+    """A table of parameters with their trainable/frozen split, and of the steps there are.
+
+    Args:
+      folder: a workdir, or one step in it (WORKDIR/checkpoints/STAGE/STEP).
+
+    Raises:
+      InputError: if it is neither.
+    """
+    path = pathlib.Path(folder)
+    if (path / "meta").is_dir():
+        return _step(path)
+    stages = [p for p in sorted(path.glob("checkpoints/*")) if list_steps(p)]
+    if not stages:
+        raise InputError(
+            f"{str(folder)!r} holds no checkpoints; give a run's folder, or one step inside it"
+        )
+    newest = max(stages, key=lambda p: (p / str(list_steps(p)[-1])).stat().st_mtime)
+    lines = [f"{path}"]
+    for stage in stages:
+        steps = ", ".join(str(step) for step in list_steps(stage))
+        lines.append(f"  stage {stage.name}: steps {steps}")
+    return "\n".join(lines) + "\n\n" + _step(newest / str(list_steps(newest)[-1]))
+
+
+def _step(folder: pathlib.Path) -> str:
+    try:
+        meta = sealed.read_meta(folder)
+    except sealed.Damaged as error:
+        raise InputError(f"{folder} is damaged ({error}); give another step") from error
+    lines = [f"stage {meta['stage']}, step {meta['step']}: {folder}"]
+    lines += _table("trainable", meta["fingerprints"].get("params", {}))
+    if digest := meta.get("frozen"):
+        frozen = folder.parents[2] / "frozen" / digest
+        lines += _table(f"frozen {digest}", sealed.read_meta(frozen)["fingerprints"].get("params", {}))
+    moments = meta["fingerprints"].get("opt", {})
+    lines.append(f"optimizer: {len(moments)} arrays, {_size(moments)}")
+    if command := meta.get("command"):
+        lines.append(f"command: {command}")
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, arrays: dict[str, str]) -> list[str]:
+    count = sum(_elements(row) for row in arrays.values())
+    lines = [f"{title}: {len(arrays)} arrays, {count:,} parameters, {_size(arrays)}"]
+    width = max((len(path) for path in arrays), default=0)
+    for path, row in sorted(arrays.items()):
+        signature, fingerprint = row.split(" ")
+        lines.append(f"  {path:<{width}}  {signature:<28} {fingerprint}")
+    return lines
+
+
+def _elements(row: str) -> int:
+    shape = re.search(r"\[(.*?)\]", row)
+    return math.prod(int(x) for x in shape.group(1).split(",") if x) if shape else 1
+
+
+def _size(arrays: dict[str, str]) -> str:
+    total = sum(_elements(row) * BYTES.get(row.split("[")[0], 4) for row in arrays.values())
+    return f"{total / 1e6:.1f} MB"

@@ -1,0 +1,194 @@
+"""The JSON-lines files that a resumed run continues, and TensorBoard's curves.
+
+They are written by the first process of a run only; on the others nothing happens.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import struct
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from flamingo_jax.errors import InputError
+from flamingo_jax.processes import is_primary
+
+
+class MetricsLog:
+    """A file of JSON rows that survives kills: when `append` returns, the kernel has the row."""
+
+    def __init__(self, path: str | pathlib.Path):
+        """Names the file; the first `append` opens it."""
+        self.path = pathlib.Path(path)
+        self._file: Any = None
+
+    def append(self, *rows: Mapping[str, Any]) -> None:
+        """Adds rows, with sorted keys and floats that read back equal (NaN as Python writes it)."""
+        if not is_primary():
+            return
+        if self._file is None:
+            self._file = self._open()
+        lines = [
+            json.dumps(row, sort_keys=True, ensure_ascii=False, default=_plain) for row in rows
+        ]
+        self._file.write("".join(f"{line}\n" for line in lines).encode())
+        self._file.flush()
+
+    def truncate_after(self, stages: Sequence[str], stage: str, step: int) -> int:
+        """Drops the rows later than a step of a stage, and lines that a kill has torn.
+
+        Rows without a stage or step stay. The file is replaced by a shorter one at once: a kill
+        leaves the one or the other.
+
+        Args:
+          stages: the run's stages in their order.
+          stage: the stage that is resumed.
+          step: the step that was restored; its own rows stay.
+
+        Returns:
+          How many lines were dropped.
+
+        Raises:
+          InputError: if a row is of no stage of the run.
+        """
+        self.close()
+        if not is_primary() or not self.path.exists():
+            return 0
+        limit = (list(stages).index(stage), step)
+        dropped = 0
+        temporary = self.path.with_name(f"{self.path.name}.new")
+        try:
+            with open(self.path, "rb") as old, open(temporary, "wb") as new:
+                for line in old:
+                    row = _parse(line)
+                    if row is None or self._later(row, stages, limit):
+                        dropped += 1
+                    else:
+                        new.write(line)
+                new.flush()
+                os.fsync(new.fileno())
+            if dropped:
+                os.replace(temporary, self.path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return dropped
+
+    def _later(self, row: dict[str, Any], stages: Sequence[str], limit: tuple[int, int]) -> bool:
+        if row.get("stage") is None or row.get("step") is None:
+            return False
+        if row["stage"] not in stages:
+            raise InputError(
+                f"{self.path} has a row of the stage {row['stage']!r}, and the config's stages are "
+                f"{', '.join(stages)}; give another --workdir"
+            )
+        return (list(stages).index(row["stage"]), row["step"]) > limit
+
+    def close(self) -> None:
+        """Closes the file; a later `append` opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> Any:
+        """Opens for appending, after the last whole line: a torn one would swallow the next row."""
+        file = open(self.path, "ab+")
+        end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        file.truncate(end)
+        return file
+
+
+def read_rows(path: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file, without torn lines; none where there is no file."""
+    path = pathlib.Path(path)
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        rows = [_parse(line) for line in file]
+    return [row for row in rows if row is not None]
+
+
+class Scalars:
+    """Writes curves for TensorBoard; after a resume it hides what an earlier life wrote beyond.
+
+    The library's own writer would hold rows back in a queue, name files by the second (a quick
+    restart overwrites) and synchronise the disk; here the kernel has a row when `write` returns.
+    """
+
+    def __init__(self, folder: str | pathlib.Path, step: int):
+        """Opens a new event file for the steps after `step`."""
+        self._file: Any = None
+        if not is_primary():
+            return
+        from tensorboardX.proto import event_pb2
+
+        self._proto: Any = event_pb2
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # Readers take the files in the order of their names.
+        self._file = open(folder / f"events.out.tfevents.{time.time_ns():020d}", "xb")
+        self._write(file_version="brain.Event:2")
+        # The status START: readers forget the points of earlier files from this step on.
+        self._write(step=step + 1, session_log={"status": 1})
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Writes a row of metrics or speed: each number under KIND/KEY, or KEY where no kind is."""
+        if self._file is None:
+            return
+        prefix = f"{row['kind']}/" if "kind" in row else ""
+        values = []
+        for key, value in row.items():
+            number = _plain(value) if hasattr(value, "dtype") else value
+            if key not in ("step", "time") and isinstance(number, int | float):
+                values.append({"tag": prefix + key, "simple_value": float(number)})
+        self._write(step=row["step"], summary={"value": values})
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, **fields: Any) -> None:
+        """Writes an event as TensorFlow's record: length, its check, data, its check."""
+        from tensorboardX.record_writer import masked_crc32c
+
+        data = self._proto.Event(wall_time=time.time(), **fields).SerializeToString()
+        length = struct.pack("<Q", len(data))
+        checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        self._file.write(length + checks[0] + data + checks[1])
+        self._file.flush()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """A line's row; None if the line is torn or no row."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy or JAX as Python's."""
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be written as JSON")

@@ -1,0 +1,1 @@
+"""Published weights → our parameters: one table of names a family."""

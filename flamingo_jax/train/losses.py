@@ -1,0 +1,77 @@
+"""What each kind of stage minimises and measures: functions of a graph, parameters and a batch.
+
+`graph` is an NNX graph definition: `nnx.merge(graph, params)` is the model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from flamingo_jax.shapes import Array, Batch, Params, merge_trees
+from flamingo_jax.train import objective
+
+
+def text_loss(
+    graph: Any, params: Params, frozen: Params, batch: Batch, key: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The mean NLL of the batch's targets (Flamingo eq. (2)), and their number."""
+    del key
+    model = nnx.merge(graph, merge_trees(params, frozen))
+    nll, count = objective.next_token(model(batch), batch)
+    return nll / jnp.maximum(count, 1.0), {"tokens": count}
+
+
+def text_measure(graph: Any, params: Params, frozen: Params, batch: Batch) -> dict[str, Array]:
+    """Summed NLL with the right media and, where there are media, with other rows' media."""
+    model = nnx.merge(graph, merge_trees(params, frozen))
+    if batch.media.shape[1] == 0:
+        nll, count = objective.next_token(model(batch), batch)
+        return {"nll": nll, "count": count}
+    batch = dataclasses.replace(batch, media=model.encode(batch.media))
+    nll, count = objective.next_token(model(batch), batch)
+    other = dataclasses.replace(
+        batch, media=jnp.roll(batch.media, 1, axis=0), frames=jnp.roll(batch.frames, 1, axis=0)
+    )
+    shuffled, _ = objective.next_token(model(other), batch)
+    return {"nll": nll, "count": count, "shuffled_nll": shuffled}
+
+
+def _contrastive_embeddings(
+    graph: Any, params: Params, frozen: Params, batch: Batch, key: Array | None
+) -> tuple[Any, Array, Array]:
+    model = nnx.merge(graph, merge_trees(params, frozen))
+    images = model.embed_images(batch.media[:, 0, 0], key)
+    return model, images, model.embed_texts(batch.tokens, batch.positions)
+
+
+def contrastive_loss(
+    graph: Any, params: Params, frozen: Params, batch: Batch, key: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The contrastive loss of the batch's pairs."""
+    model, images, texts = _contrastive_embeddings(graph, params, frozen, batch, key)
+    return model.loss(images, texts)
+
+
+def contrastive_measure(
+    graph: Any, params: Params, frozen: Params, batch: Batch
+) -> dict[str, Array]:
+    """Sums over pairs, so that batches add up: the mean loss times B."""
+    model, images, texts = _contrastive_embeddings(graph, params, frozen, batch, None)
+    loss, aux = model.loss(images, texts)
+    pairs = jnp.asarray(images.shape[0], jnp.float32)
+    return {"nll": loss * pairs, "count": pairs, "retrieval": aux["retrieval"] * pairs}
+
+
+def gates(params: Params) -> dict[str, Array]:
+    """|tanh| of every gated layer's two gates."""
+    layers = params.get("xattn", {})
+    return {
+        f"{kind}/{i}": jnp.abs(jnp.tanh(layers[kind][i]))
+        for kind in ("gate_attention", "gate_dense")
+        if kind in layers
+        for i in range(layers[kind].shape[0])
+    }

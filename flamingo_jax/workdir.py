@@ -1,0 +1,240 @@
+"""A run's folder: what it is made for, who may write to it, and its history.
+
+Everything here is written by the first process of a run only; on the others it does nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from flamingo_jax.errors import InputError
+from flamingo_jax.logs import MetricsLog, Scalars
+from flamingo_jax.processes import is_primary
+
+ABSENT = "(absent)"
+"""Stands for the value of a field that a config does not have."""
+
+IDENTITY = "identity.json"
+CONFIG = "config.json"
+LOCK = "lock"
+TENSORBOARD = "tensorboard"
+
+
+class Change(NamedTuple):
+    """A field of the config that differs from the one that the workdir was made with."""
+
+    field: str
+    old: Any
+    new: Any
+
+
+class Workdir:
+    """The folder of one run, on a file system that all its hosts share."""
+
+    def __init__(self, path: str | pathlib.Path):
+        """Names the folder; `create` makes it.
+
+        Raises:
+          InputError: for the address of a bucket, which cannot be appended to.
+        """
+        if "://" in str(path):
+            raise InputError(
+                f"--workdir={path} is an address; mount the bucket and give the folder's path"
+            )
+        self.path = pathlib.Path(path).absolute()
+
+    def checkpoints(self, stage: str) -> pathlib.Path:
+        """The folder of a stage's steps."""
+        return self.path / "checkpoints" / stage
+
+    def log(self, name: str) -> MetricsLog:
+        """The rows of NAME.jsonl: metrics, speed, predictions, rejects, rows."""
+        return MetricsLog(self.path / f"{name}.jsonl")
+
+    def scalars(self, stage: str, step: int) -> Scalars:
+        """TensorBoard's curves of a stage that goes on after `step`."""
+        return Scalars(self.path / TENSORBOARD / stage, step)
+
+    def create(self) -> None:
+        """Makes the folder where it does not exist.
+
+        Raises:
+          InputError: if that is impossible.
+        """
+        if not is_primary():
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--workdir={self.path} cannot be made ({error.strerror}); give a folder that you "
+                "may write to"
+            ) from error
+
+    def check_writable(self) -> None:
+        """Writes a file and removes it.
+
+        Raises:
+          InputError: if that is impossible.
+        """
+        if not is_primary():
+            return
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.path, prefix=".writable-") as file:
+                file.write(b"x")
+                file.flush()
+        except OSError as error:
+            raise InputError(
+                f"--workdir={self.path} cannot be written ({error.strerror}); give a folder that "
+                "you may write to"
+            ) from error
+
+    def check_disk(self, bytes_needed: int) -> None:
+        """Compares the disk's free space with what the run will write.
+
+        Raises:
+          InputError: if it is less.
+        """
+        if not is_primary():
+            return
+        free = shutil.disk_usage(self.path).free
+        if free < bytes_needed:
+            raise InputError(
+                f"--workdir={self.path} has {free / 1e9:.2f} GB free and the run needs "
+                f"{bytes_needed / 1e9:.2f} GB; free some space or give a folder on another disk"
+            )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps others from training in this folder until the block ends or the process dies.
+
+        The kernel holds the lock, not the file: nothing stale is left after a SIGKILL.
+
+        Raises:
+          InputError: if another process holds it.
+        """
+        if not is_primary():
+            yield
+            return
+        with open(self.path / LOCK, "a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise InputError(
+                    f"--workdir={self.path} is in use by {holder}; wait until it ends, stop it, or "
+                    "give another folder"
+                ) from error
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+            file.flush()
+            yield
+
+    def open_or_create(self, config_json: str, identity: Mapping[str, Any]) -> list[Change]:
+        """Keeps a new run's config and identity, or compares them with those that are kept.
+
+        Fields of the identity that only one side has are no contradiction (a dataset was added or
+        left out): they are among the changes, like every other field that differs.
+
+        Args:
+          config_json: the resolved config.
+          identity: {dotted name: JSON value} of what may not change in a workdir.
+
+        Returns:
+          The changes since the last time, by field, to be logged; none for a new workdir.
+
+        Raises:
+          InputError: naming the first field of the identity whose value differs, or a file of the
+            workdir that is missing or unreadable.
+        """
+        if not is_primary():
+            return []
+        new = json.loads(json.dumps(dict(identity)))
+        changes: list[Change] = []
+        if (self.path / IDENTITY).exists():
+            old = self._read_json(IDENTITY)
+            self._check_identity(old, new)
+            if (self.path / CONFIG).exists():
+                old = {**_flat(self._read_json(CONFIG)), **old}
+            changes = _changes(old, {**_flat(json.loads(config_json)), **new})
+        elif any(self.path.glob("checkpoints/*/[0-9]*")):
+            raise InputError(
+                f"{self.path} holds checkpoints but no {IDENTITY}, so that it cannot be resumed; "
+                "put that file back, or give another --workdir"
+            )
+        write_atomically(self.path / IDENTITY, json.dumps(new, indent=1, sort_keys=True) + "\n")
+        write_atomically(self.path / CONFIG, config_json)
+        return changes
+
+    def _check_identity(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        for field in sorted(old.keys() & new.keys()):
+            if old[field] != new[field]:
+                raise InputError(
+                    f"--workdir={self.path} was made with {field}={json.dumps(old[field])} and the "
+                    f"config has {json.dumps(new[field])}; set it back or give another --workdir"
+                )
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"{self.path / name} cannot be read ({error}); put a sound copy back, or give "
+                "another --workdir"
+            ) from error
+        if not isinstance(content, dict):
+            raise InputError(f"{self.path / name} is not a JSON object; put a sound copy back")
+        return content
+
+    def event(
+        self, kind: str, text: str, stage: str | None = None, step: int | None = None
+    ) -> None:
+        """Adds a row to events.jsonl, the run's history, which is never shortened.
+
+        Args:
+          kind: start | resume | finish | alarm | walk-back | config | preempted.
+          text: a sentence for people.
+          stage: the stage it happened in, if in one.
+          step: the step it happened at, if at one.
+        """
+        with self.log("events") as events:
+            row = {"time": time.time(), "stage": stage, "step": step, "kind": kind, "text": text}
+            events.append(row)
+
+
+def write_atomically(path: pathlib.Path, text: str) -> None:
+    """Replaces a file's text such that a kill leaves the old one or the new one, never a part."""
+    temporary = path.with_name(f"{path.name}.new")
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    fields = sorted(old.keys() | new.keys())
+    pairs = [Change(field, old.get(field, ABSENT), new.get(field, ABSENT)) for field in fields]
+    return [change for change in pairs if change.old != change.new]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a.b": value} of nested objects; an empty one is a value."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -1,0 +1,66 @@
+"""What all tests share: eight simulated devices, a compilation cache, the folder of shared data."""
+
+import os
+import pathlib
+import platform
+import zlib
+
+import hypothesis
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Sets JAX up before any test imports it.
+
+    What is in the environment also reaches the processes that tests start; the number of devices
+    does not, so that those run as a user's would.
+    """
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax" / _machine()))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+    import jax
+    from absl import flags
+
+    jax.config.update("jax_num_cpu_devices", 8)
+    flags.FLAGS.mark_as_parsed()
+    # The same examples each time, and no limit on one: the first may have to compile.
+    hypothesis.settings.register_profile("flamingo", deadline=None, derandomize=True, database=None)
+    hypothesis.settings.load_profile("flamingo")
+
+
+def _machine() -> str:
+    """A name for this kind of processor: what is compiled for one may not run on another."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    kind = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    about = "\n".join(sorted(set(kind))) or platform.processor()
+    return f"{platform.machine()}-{zlib.crc32(about.encode()):08x}"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skips what needs an accelerator where there is none; gives long tests time."""
+    on_cpu = os.environ["JAX_PLATFORMS"] == "cpu"
+    timed = config.pluginmanager.hasplugin("timeout")
+    for item in items:
+        if on_cpu and item.get_closest_marker("accelerator"):
+            item.add_marker(pytest.mark.skip(reason="needs an accelerator: set JAX_PLATFORMS"))
+        if timed and item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(scope="session")
+def shared() -> pathlib.Path:
+    """The folder of shared data: FLAMINGO_SHARED, or `shared` beside the project's folder."""
+    named = os.environ.get("FLAMINGO_SHARED")
+    if named is None:
+        folder = ROOT.parent / "shared"
+        if not folder.is_dir():
+            pytest.skip("there is no shared data: set FLAMINGO_SHARED to its folder")
+        return folder
+    if not named or not pathlib.Path(named).is_dir():
+        pytest.fail(f"FLAMINGO_SHARED={named!r} is not a folder")
+    return pathlib.Path(named).resolve()

@@ -1,0 +1,93 @@
+"""The registry of sources, and a user's own folder of pictures and texts."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flamingo_jax.data import folder, sources
+from flamingo_jax.data.document import Medium
+from flamingo_jax.errors import InputError
+
+
+def write(path: pathlib.Path, rows: list[dict]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (path / "captions.jsonl").write_text(text, encoding="utf-8")
+
+
+def test_unknown_names_are_told_what_there_is() -> None:
+    with pytest.raises(InputError, match=r"no source 'nowhere'.*folder.*openmoji"):
+        sources.open_source("nowhere:part")
+    with pytest.raises(InputError, match="no split 'test'"):
+        sources.open_source("folder", ".", split="test")
+
+
+def test_a_folder_of_pairs(tmp_path: pathlib.Path) -> None:
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(tmp_path / "a.png")
+    rows = [
+        {"image": "a.png", "text": "ein Bär", "split": "train"},
+        {"image": "b.MP4", "text": "a clip", "split": "train"},
+        {"text": "no picture", "split": "train"},
+        {"image": "a.png", "text": "held out", "split": "validation"},
+    ]
+    write(tmp_path, rows)
+    train = sources.open_source("folder", str(tmp_path))
+    held = sources.open_source("folder", str(tmp_path), split="validation")
+    assert (len(train), len(held)) == (3, 1)
+    picture, text = train[0].items
+    assert isinstance(picture, Medium) and text == "ein Bär"
+    assert (picture.key, picture.kind) == ("a.png", "image")
+    assert pathlib.Path(str(picture.data)) == tmp_path / "a.png"
+    clip = train[1].items[0]
+    assert isinstance(clip, Medium) and clip.kind == "clip"
+    assert train[2].items == ("no picture",)
+    assert held[0].items[1] == "held out"
+
+
+def test_csv_and_other_names(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "mine.csv").write_text(
+        '\ufeffimage,text,split\na.png,"two, words",\nb.png,"a ""b""",train\n', encoding="utf-8"
+    )
+    both = [sources.open_source("folder:mine", str(tmp_path), split) for split in sources.SPLITS]
+    texts = {source[i].items[1] for source in both for i in range(len(source))}
+    assert texts == {"two, words", 'a "b"'}
+
+
+def test_held_out_rows_stay_held_out_when_the_file_grows(tmp_path: pathlib.Path) -> None:
+    rows = [{"image": f"{i}.png", "text": f"picture {i}"} for i in range(2_000)]
+    write(tmp_path, rows[:1_000])
+    few = folder.open_folder(str(tmp_path), "validation")
+    write(tmp_path, rows)
+    many = folder.open_folder(str(tmp_path), "validation")
+    train = folder.open_folder(str(tmp_path), "train")
+    assert [few[i] for i in range(len(few))] == [many[i] for i in range(len(few))]
+    assert len(many) + len(train) == len(rows)
+    assert np.isclose(len(many) / len(rows), 1 / 20, atol=0.015)
+
+
+@pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("{", "line 2: not JSON"),
+        ("[1]", "line 2: a row needs"),
+        ('{"image": "a.png"}', "line 2: a row needs"),
+        ('{"image": "../a.png", "text": "a"}', "inside the folder"),
+        ('{"image": "/etc/a.png", "text": "a"}', "inside the folder"),
+        ('{"image": 3, "text": "a"}', "inside the folder"),
+        ('{"text": "a", "split": "test"}', "train or validation"),
+    ],
+)
+def test_malformed_rows_are_named(tmp_path: pathlib.Path, line: str, word: str) -> None:
+    (tmp_path / "captions.jsonl").write_text('{"text": "a"}\n' + line + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match=word):
+        sources.open_source("folder", str(tmp_path))
+
+
+def test_missing_folders_and_files(tmp_path: pathlib.Path) -> None:
+    for path in ("", str(tmp_path / "none")):
+        with pytest.raises(InputError, match="there is no folder"):
+            sources.open_source("folder", path)
+    with pytest.raises(InputError, match=r"neither captions\.jsonl nor captions\.csv"):
+        sources.open_source("folder", str(tmp_path))

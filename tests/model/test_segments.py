@@ -1,0 +1,143 @@
+"""Where gated layers stand: tables of segments, and the order in which layers are run."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from flamingo_jax.model import segments as seg
+from flamingo_jax.model.language import Place
+from flamingo_jax.model.segments import Segment, segments, xattn_layers
+
+NOWHERE = Place(jnp.ones((1, 1, 1, 1), bool), None, None)  # these layers look at no positions
+
+TABLE = {
+    # (blocks, every, offset): segments
+    (80, 7, 0): [Segment(True, 7, 11), Segment(True, 3, 1)],  # Flamingo-80B
+    (32, 4, 3): [Segment(False, 3, 1), Segment(True, 4, 7), Segment(True, 1, 1)],  # OpenFlamingo
+    (24, 1, 0): [Segment(True, 1, 24)],  # Flamingo-3B
+    (32, 4, 0): [Segment(True, 4, 8)],  # Flamingo-9B
+    (40, 4, 0): [Segment(True, 4, 10)],
+    (2, 4, 0): [Segment(True, 2, 1)],  # fewer blocks than `every`
+    (2, 4, 3): [Segment(False, 2, 1)],
+    (5, 5, 4): [Segment(False, 4, 1), Segment(True, 1, 1)],
+}
+
+
+@pytest.mark.parametrize("blocks, every, offset", TABLE)
+def test_table(blocks, every, offset):
+    assert list(segments(blocks, every, offset)) == TABLE[blocks, every, offset]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "every", "offset"),
+    [(b, e, o) for b in (1, 4, 7) for e in (1, 2, 3, 9) for o in range(e)],
+)
+def test_gated_layers_stand_where_they_are_asked(blocks, every, offset):
+    parts = segments(blocks, every, offset)
+    layout = [
+        (part.has_xattn and i == 0)
+        for part in parts
+        for _, i in itertools.product(range(part.repeats), range(part.blocks))
+    ]
+    assert layout == [i >= offset and (i - offset) % every == 0 for i in range(blocks)]
+    assert xattn_layers(parts) == sum(layout)
+    # OpenFlamingo's rule, (i + 1) % every == 0, is the offset every - 1.
+    if offset == every - 1:
+        assert layout == [(i + 1) % every == 0 for i in range(blocks)]
+
+
+@pytest.mark.parametrize(("every", "offset"), [(0, 0), (3, 3), (3, -1)])
+def test_nonsense_is_refused(every, offset):
+    with pytest.raises(ValueError, match="no sense"):
+        segments(8, every, offset)
+
+
+class AffineBlock(nnx.Module):
+    """x → 3·x + number: layers of it do not commute, the result tells their order exactly."""
+
+    def __init__(self, number):
+        self.number = nnx.Param(jnp.asarray(number, jnp.float32))
+
+    def __call__(self, x, where, cache, dtype):
+        del where
+        cache = None if cache is None else (cache[0] + self.number[...], cache[1] - x.sum())
+        return 3 * x + self.number[...].astype(dtype), cache
+
+
+def stack(numbers):
+    return nnx.vmap(AffineBlock)(jnp.asarray(numbers, jnp.float32))
+
+
+@pytest.mark.parametrize("remat", ["none", *seg.REMAT])
+@pytest.mark.parametrize(("blocks", "every", "offset"), [(5, 2, 0), (5, 2, 1), (4, 1, 0), (3, 9, 0)])
+def test_layers_run_in_order_with_their_own_caches(blocks, every, offset, remat):
+    parts = segments(blocks, every, offset)
+    gates = jnp.arange(100.0, 100 + xattn_layers(parts))
+    cache = (jnp.arange(blocks, dtype=jnp.float32) * 10, jnp.zeros(blocks))
+
+    def gated(layer, x, media):
+        return 3 * x + layer.number[...] + media
+
+    x, kept = seg.run(
+        parts,
+        stack(jnp.arange(1, blocks + 1)),
+        stack(gates),
+        jnp.ones(1),
+        NOWHERE,
+        gated=gated,
+        cache=cache,
+        media_cache=gates / 2,
+        remat=remat,
+        dtype=jnp.float32,
+    )
+    expected, first, second, gate = np.ones(1), [], [], 0
+    for i in range(blocks):
+        if i >= offset and (i - offset) % every == 0:
+            expected = 3 * expected + 1.5 * float(gates[gate])
+            gate += 1
+        first.append(10 * i + i + 1)
+        second.append(-float(expected[0]))
+        expected = 3 * expected + i + 1
+    np.testing.assert_array_equal(x, expected)
+    assert kept is not None
+    np.testing.assert_array_equal(kept[0], first)
+    np.testing.assert_array_equal(kept[1], second)
+
+
+def test_a_bare_model_runs_in_the_same_segments():
+    parts, numbers = segments(5, 2, 1), jnp.arange(1, 6)
+
+    def run(parts):
+        x, kept = seg.run(parts, stack(numbers), None, jnp.ones(1), NOWHERE, dtype=jnp.float32)
+        assert kept is None
+        return x
+
+    np.testing.assert_array_equal(run(parts), run(segments(5, 1)))
+
+
+def test_groups_are_constrained_and_scanned():
+    """`constrain` is applied in each segment, and a segment is one loop however often it repeats."""
+    calls = []
+
+    def constrain(x):
+        calls.append(x.shape)
+        return x
+
+    def run(x):
+        return seg.run(
+            segments(80, 7),
+            stack(jnp.zeros(80)),
+            None,
+            x,
+            NOWHERE,
+            constrain=constrain,
+            dtype=jnp.float32,
+        )[0]
+
+    jaxpr = jax.make_jaxpr(run)(jnp.ones(2))
+    assert set(calls) == {(2,)} and 2 <= len(calls) <= 4
+    assert sum(e.primitive.name == "scan" for e in jaxpr.eqns) == 2
