@@ -1,14 +1,14 @@
 """Flamingo-3B: a Chinchilla of 1.4B, NFNet-F6, a gated layer before every block (v2 Tables 4, 5).
 
 Count:    flamingo_jax.model.counts, without weights or files (tests/test_experiments.py)
-Rehearse: python -m flamingo_jax train --config=experiments/flamingo_3b.py:tiny --workdir=runs/3b-tiny
+Rehearse: python -m flamingo_jax train --config=experiments/flamingo_3b.py:tiny --workdir=runs/3b
 
 The model, weights of the datasets, optimizer and schedule are the paper's; its ablations' batches
 stand in for those of the final runs, which it does not tell. DeepMind's weights and its datasets
 M3W, LTIP and VTP were never published: `full` needs a SentencePiece model of 32,000 tokens at
 `tokenizer.path`, data of the same kind in the folders `data/…` (`path` of each dataset), and an LM
-and an encoder for the frozen parts. `tiny` needs nothing: it trains all three stages on the demo's
-data in about a minute, through the same code and the same arrangement of layers, and learns nothing.
+and an encoder for the frozen parts. `tiny` needs nothing: it trains all three stages for a few
+steps on the demo's data, through the same code and arrangement of layers, and learns nothing.
 """
 
 from flamingo_jax import config

@@ -1,6 +1,6 @@
 """Flamingo-80B: Chinchilla-70B, a gated layer before every seventh block (v2 Tables 4 and 5).
 
-Rehearse: python -m flamingo_jax train --config=experiments/flamingo_80b.py:tiny --workdir=runs/80b-tiny
+Rehearse: python -m flamingo_jax train --config=experiments/flamingo_80b.py:tiny --workdir=runs/80b
 
 Weights are split 16 ways over `tensor`, as the paper's Megatron sharding does (v1 §4.1.4), and over
 the rest of the pod by `fsdp`. All else is as in flamingo_3b.py; see there what it needs.

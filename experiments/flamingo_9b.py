@@ -1,10 +1,11 @@
 """Flamingo-9B: a Chinchilla of 7.1B, a gated layer before every fourth block (v2 Tables 4, 5).
 
-Rehearse: python -m flamingo_jax train --config=experiments/flamingo_9b.py:tiny --workdir=runs/9b-tiny
+Rehearse: python -m flamingo_jax train --config=experiments/flamingo_9b.py:tiny --workdir=runs/9b
 
-The paper contradicts itself: its Table 4 prints 40 blocks and 10 gated layers, which are 8.9B and 2.0B
-parameters; its Table 5 counts 7.1B and 1.6B, which are 32 blocks and 8 gated layers. `full` is what
-gives the counts, `printed` what is printed. All else is as in flamingo_3b.py; see there what it needs.
+The paper contradicts itself: its Table 4 prints 40 blocks and 10 gated layers, which are 8.9B and
+2.0B parameters; its Table 5 counts 7.1B and 1.6B, which are 32 blocks and 8 gated layers. `full` is
+what gives the counts, `printed` what is printed. All else is as in flamingo_3b.py; see there what
+it needs.
 """
 
 import pathlib

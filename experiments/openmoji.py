@@ -5,7 +5,7 @@ Rehearse: python -m flamingo_jax train --config=experiments/openmoji.py:tiny --w
 
 A language model on text, an NFNet by contrast with a text encoder, then both frozen and Flamingo
 trained on four datasets a step: pages, short alt texts, descriptions and clips, made from
-OpenMoji's pictures (CC BY-SA 4.0) and Unicode's names. README.md has the figures it reaches and their command.
+OpenMoji's pictures (CC BY-SA 4.0) and Unicode's names. README.md has the figures and their command.
 """
 
 from flamingo_jax import config

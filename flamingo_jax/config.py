@@ -15,13 +15,9 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
+from flamingo_jax import checks
+from flamingo_jax.checks import STAGES, Config, stage_settings
 from flamingo_jax.errors import InputError
-
-Config = Any
-"""A `ConfigDict`: its own annotations give a field every type that a field can have."""
-
-STAGES = ("language", "contrastive", "flamingo")
-LAYOUTS = ("page", "pair", "clip", "text", "contrastive")
 
 
 def dataset(**fields: Any) -> Config:
@@ -39,9 +35,7 @@ def dataset(**fields: Any) -> Config:
     c.length = 32  # T, tokens of a row
     c.images = 1  # M, at most so many media a row; those beyond are dropped with their text kept
     c.frames = 1  # F, frames of a medium
-    c.p_next = (
-        0.0  # pages: probability that text is tied to the image after it (Flamingo v1 §3.2.2)
-    )
+    c.p_next = 0.0  # pages: probability that text belongs to the image after it (v1 §3.2.2)
     c.next_layout = "kept"  # kept (as in the paper) | text_first: a 'next' page has its text first
     c.leading_space = 0.0  # pairs, clips: probability of a space before the text (Flamingo v1 §3.2)
     c.loss_before_media = True  # is text before the first image a target of the loss?
@@ -66,7 +60,11 @@ def _stage() -> Config:
     c.optimizer.b2 = 0.999
     c.optimizer.eps = 1e-8
     c.optimizer.weight_decay = 0.1
-    c.optimizer.no_decay = ("^resampler/", "/bias$", "/scale$", "gate$", "gain$")
+    c.optimizer.no_decay = (
+        "^resampler/",
+        "(^|[/_])(bias|scale|gain)$",
+        "/gate_(attention|dense)$",
+    )
     c.optimizer.clip = 1.0  # global norm; 0 = off
     c.optimizer.agc = 0.0  # adaptive clipping of the paths in agc_paths (NFNet); 0 = off
     c.optimizer.agc_paths = ("^vision/.*kernel$",)
@@ -235,10 +233,16 @@ def load(spec: str, overrides: dict[str, str] | None = None) -> Config:
         if not hasattr(module, "get_config"):
             raise InputError(f"{name!r} defines no get_config(variant); see experiments/")
         c = module.get_config(variant) if variant else module.get_config()
-    except (AttributeError, KeyError) as error:
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"config file {name!r}, line {error.lineno}: {error.msg}") from error
+    except (AttributeError, KeyError, TypeError) as error:
         # A locked ConfigDict's own words name the key and the ones there are.
         text = str(error.args[0] if error.args else error).splitlines()[0]
-        raise InputError(f"config file {name!r} uses a field that there is not: {text}") from error
+        raise InputError(f"config file {name!r} cannot be used: {text}") from error
+    if not isinstance(c, ConfigDict):
+        raise InputError(f"get_config of {name!r} returns no ConfigDict; start from config.base()")
     for field, text in (overrides or {}).items():
         override(c, field, text)
     return c
@@ -307,54 +311,8 @@ def finish(c: Config) -> Config:
     Raises:
       InputError: one sentence naming the field.
     """
-    for stage in c.stages:
-        if stage not in STAGES:
-            raise InputError(
-                f"config.stages names {stage!r}; a stage is one of {', '.join(STAGES)}"
-            )
-        settings = stage_settings(c, stage)
-        where = "train" if stage == "flamingo" else f"pretrain.{stage}"
-        if settings.steps < 1:
-            raise InputError(f"config.{where}.steps is {settings.steps}; a stage needs at least 1")
-        if not settings.datasets:
-            raise InputError(
-                f"config.{where}.datasets is empty; a stage needs at least one dataset"
-            )
-        for name, row in settings.datasets.items():
-            _check_dataset(f"config.{where}.datasets.{name}", row)
-    m = c.model
-    kv = m.language.kv_heads or m.language.heads
-    if m.language.heads % kv:
-        raise InputError(
-            f"config.model.language.kv_heads={kv} does not divide heads={m.language.heads}"
-        )
-    if m.dtype not in ("float32", "bfloat16"):
-        raise InputError(f"config.model.dtype is {m.dtype!r}; float32 or bfloat16")
-    if not 0 <= m.xattn.offset < m.xattn.every:
-        raise InputError(
-            f"config.model.xattn.offset={m.xattn.offset} must lie in 0…{m.xattn.every - 1}"
-        )
-    if c.eval.split not in ("test", "validation"):
-        raise InputError(f"config.eval.split is {c.eval.split!r}; test or validation")
+    checks.check(c, set(dataset().keys()))
     return FrozenConfigDict(c)
-
-
-def _check_dataset(where: str, row: Config) -> None:
-    unknown = sorted(set(row.keys()) - set(dataset().keys()))
-    if unknown:
-        raise InputError(f"{where} has no field {unknown[0]!r}; make rows with config.dataset(…)")
-    if row.layout not in LAYOUTS:
-        raise InputError(f"{where}.layout is {row.layout!r}; one of {', '.join(LAYOUTS)}")
-    for field in ("batch", "length", "images", "frames"):
-        if row[field] < 1:
-            raise InputError(f"{where}.{field} is {row[field]}; at least 1")
-    if row.next_layout not in ("kept", "text_first"):
-        raise InputError(f"{where}.next_layout is {row.next_layout!r}; kept or text_first")
-
-
-def stage_settings(c: Config, stage: str) -> Config:
-    """The subtree of a stage: `train` for Flamingo, `pretrain.language`, `pretrain.contrastive`."""
-    return c.train if stage == "flamingo" else c.pretrain[stage]
 
 
 def to_json(c: Config) -> str:
@@ -364,8 +322,8 @@ def to_json(c: Config) -> str:
 
 def from_json(text: str) -> Config:
     """A config written by `to_json`; its lists become tuples again."""
-    stored = json.loads(text)
-    return FrozenConfigDict(ConfigDict(_tuples(stored), convert_dict=True))
+    stored: Config = ConfigDict(_tuples(json.loads(text)), convert_dict=True)
+    return FrozenConfigDict(stored.lock())
 
 
 def _tuples(value: Any) -> Any:

@@ -12,6 +12,9 @@ import ml_dtypes
 import numpy as np
 
 from flamingo_jax import progress
+from flamingo_jax.data.document import Medium
+from flamingo_jax.data.faults import BadRecord
+from flamingo_jax.data.rows import DatasetSpec, render_version
 from flamingo_jax.shapes import Array
 
 Key = tuple[str, int]
@@ -65,6 +68,46 @@ def _batches(
     if frames:
         padding = BATCH - len(frames)
         yield keys + [None] * padding, np.stack(frames + [frames[-1]] * padding)
+
+
+class FeatureTable:
+    """Cached features of one dataset, as the data floor reads them."""
+
+    def __init__(self, found: dict[Key, np.ndarray], bad: dict[Key, str], shape: tuple[int, int]):
+        """Shares the run's tables of features and of reasons why there are none.
+
+        `shape` is (P, E).
+        """
+        self._found, self._bad, self.shape = found, bad, shape
+
+    def __getitem__(self, key: Key) -> np.ndarray:
+        """bf16[f, P, E].
+
+        Raises:
+          BadRecord: if the medium could not be decoded.
+        """
+        if key in self._bad:
+            raise BadRecord(self._bad[key], key[0])
+        return self._found[key]
+
+
+def rendered(
+    wanted: dict[Key, tuple[Medium, DatasetSpec]], seed: int, bad: dict[Key, str]
+) -> Iterator[tuple[Key, np.ndarray]]:
+    """Yields (key, u8[F, Y, X, 3]) of the media that can be decoded; `bad` gets why others cannot.
+
+    Args:
+      wanted: {(medium's key, version): (medium, how its dataset shows it)}.
+      seed: the run's.
+      bad: is filled with {key: reason}.
+    """
+    for key, (medium, spec) in wanted.items():
+        try:
+            pixels = render_version(medium, spec, seed, key[1])
+        except BadRecord as error:
+            bad[key] = error.reason
+        else:
+            yield key, pixels
 
 
 def channel_statistics(features: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,9 @@ def _step(folder: pathlib.Path) -> str:
     lines += _table("trainable", meta["fingerprints"].get("params", {}))
     if digest := meta.get("frozen"):
         frozen = folder.parents[2] / "frozen" / digest
-        lines += _table(f"frozen {digest}", sealed.read_meta(frozen)["fingerprints"].get("params", {}))
+        lines += _table(
+            f"frozen {digest}", sealed.read_meta(frozen)["fingerprints"].get("params", {})
+        )
     moments = meta["fingerprints"].get("opt", {})
     lines.append(f"optimizer: {len(moments)} arrays, {_size(moments)}")
     if command := meta.get("command"):

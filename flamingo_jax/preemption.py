@@ -36,7 +36,10 @@ class StopRequest:
         del number, frame
         self.requested = True
         if not self._deferred:
-            raise Preempted("stopped between two steps' saves; nothing was lost")
+            raise Preempted(
+                "stopped where there was nothing to save; the same command goes on from the last "
+                "saved step"
+            )
 
 
 @contextlib.contextmanager

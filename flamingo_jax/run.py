@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,8 +27,9 @@ from flamingo_jax import (
 )
 from flamingo_jax import config as configs
 from flamingo_jax import report as reports
+from flamingo_jax.checkpoint import list_steps
 from flamingo_jax.training import peak_rss_gb
-from flamingo_jax.workdir import Workdir, write_atomically
+from flamingo_jax.workdir import IDENTITY, Workdir, write_atomically
 
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml-collections", "numpy")
 IDENTITY_OF_DATASET = ("layout", "batch", "length", "images", "frames")
@@ -50,25 +52,28 @@ def train(
     c = configs.load(config_spec, overrides)
     if check:
         return _check(c)
+    if not workdir:
+        raise errors.InputError("--workdir is empty; give the folder of the run")
     command = " ".join(["python -m flamingo_jax", *sys.argv[1:]]) if sys.argv[1:] else "run.train"
     return _train(configs.finish(c), Workdir(workdir), command)
 
 
 def _check(c: Any) -> int:
-    """A rehearsal of the real config, two steps short: nothing is left behind."""
+    """A rehearsal of the real config, one step a stage: nothing is left behind."""
+    configs.finish(c)
     for stage in c.stages:
         settings = configs.stage_settings(c, stage)
         settings.steps, settings.eval_batches, settings.eval_every = 1, 1, 0
     c.checkpoint.every, c.eval.tasks, c.data.cache_features = 1, (), False
     finished = configs.finish(c)
     with tempfile.TemporaryDirectory(prefix="flamingo-check-") as folder:
-        _train(finished, Workdir(folder), "check")
-        resumed = _train(finished, Workdir(folder), "check")
+        for _ in range(2):  # the second time restores what the first has saved
+            _train(finished, Workdir(folder), "check", rehearsal=True)
     print("check passed: a batch, a step, a save and a restore of every stage")
-    return resumed
+    return errors.EXIT_OK
 
 
-def _train(c: Any, workdir: Workdir, command: str) -> int:
+def _train(c: Any, workdir: Workdir, command: str, rehearsal: bool = False) -> int:
     workdir.create()
     workdir.check_writable()
     with workdir.lock(), preemption.watch() as stop:
@@ -76,6 +81,7 @@ def _train(c: Any, workdir: Workdir, command: str) -> int:
             progress.say(f"{workdir.path} is finished; FRESH=1 or another --workdir trains again")
             reports.summary(workdir.path)
             return errors.EXIT_OK
+        _begin_anew(workdir)
         mesh = sharding.make_mesh(c.mesh.replica, c.mesh.fsdp, c.mesh.tensor)
         tokenizer = stages.tokenizer(c, workdir)
         identity = _identity(c, tokenizer.digest)
@@ -83,13 +89,19 @@ def _train(c: Any, workdir: Workdir, command: str) -> int:
             text = f"{change.field}: {change.old} before, {change.new} now"
             workdir.event("config", text)
             progress.say(f"config changed: {text}")
+        (workdir.path / "finished").unlink(missing_ok=True)
         meta = _meta(c, command)
         run = stages.Run(c, workdir, tokenizer, mesh, meta, stop)
         _check_disk(run)
+        stages.check_data(run)
         facts = _describe(run, command)
         for name in c.stages:
             outcome = stages.run_stage(run, name)
             _record_stage(workdir, facts, name, c, outcome)
+            if stop.requested:
+                raise errors.Preempted(f"stage {name} is finished; the same command goes on")
+        if rehearsal:
+            return errors.EXIT_OK
         evaluation.evaluate(run)
         facts["peak_rss_gb"] = max(peak_rss_gb(), facts.get("peak_rss_gb", 0.0))
         _write_facts(workdir, facts)
@@ -97,6 +109,13 @@ def _train(c: Any, workdir: Workdir, command: str) -> int:
         reports.write(workdir.path)
         reports.summary(workdir.path)
     return errors.EXIT_OK
+
+
+def _begin_anew(workdir: Workdir) -> None:
+    """Forgets what a start that saved nothing was made with: a mended config may use its folder."""
+    if not any(list_steps(folder) for folder in workdir.path.glob("checkpoints/*")):
+        (workdir.path / IDENTITY).unlink(missing_ok=True)
+        shutil.rmtree(workdir.path / "tokenizer", ignore_errors=True)
 
 
 def _lengths(c: Any) -> dict[str, Any]:
@@ -132,6 +151,7 @@ def _identity(c: Any, tokenizer_digest: str) -> dict[str, Any]:
             else:
                 found[f"{prefix}.{key}"] = value
 
+    add("tokenizer", {k: v for k, v in whole["tokenizer"].items() if k != "path"})
     add("model", {k: v for k, v in whole["model"].items() if k != "remat"})
     found["trainable"] = whole["trainable"]
     found["data.image_size"] = c.data.image_size
@@ -149,7 +169,6 @@ def _meta(c: Any, command: str) -> dict[str, Any]:
         "versions": versions(),
         "git": git_state(),
         "command": command,
-        "first_step": {},
     }
 
 

@@ -23,6 +23,8 @@ ROWS = ("replica", "fsdp")
 """The mesh axes that a batch's rows are split over."""
 
 LETTERS: tuple[tuple[str, str], ...] = (
+    (r"^vision/nfnet/(head|.*excite/(down|up))/kernel$", "CO"),
+    (r"^vision/nfnet/.*bias$", "O"),
     (r"^embed/table$", "VD"),
     (r"^embed/new$", "WD"),
     (r"^head/kernel$", "DV"),
@@ -42,8 +44,6 @@ LETTERS: tuple[tuple[str, str], ...] = (
     (r"^resampler/(time|media)$", "FE"),
     (r"^text/positions$", "TE"),
     (r"^vision/.*kernel$", "YXCO"),
-    (r"^vision/head/kernel$", "EO"),
-    (r"^vision/.*(squeeze|excite|expand|reduce).*kernel$", "CO"),
 )
 """First match wins. A leading stack axis (L, n, depth) is recognised by rank and left whole."""
 
@@ -65,8 +65,10 @@ def make_mesh(replica: int = 1, fsdp: int = -1, tensor: int = 1, devices: Any = 
     """
     devices = jax.devices() if devices is None else devices
     sizes = [replica, fsdp, tensor]
-    if sizes.count(-1) > 1:
-        raise InputError("config.mesh: only one of replica, fsdp, tensor may be -1")
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise InputError(
+            f"config.mesh: replica, fsdp and tensor are {sizes}; each is at least 1, one may be -1"
+        )
     if -1 in sizes:
         known = math.prod(s for s in sizes if s != -1)
         sizes[sizes.index(-1)] = max(len(devices) // known, 1)

@@ -27,7 +27,7 @@ from flamingo_jax.data import sources as data_sources
 from flamingo_jax.data import tokenizer as tokenizers
 from flamingo_jax.data.document import Medium, Source
 from flamingo_jax.data.pipeline import Pipeline
-from flamingo_jax.data.rows import CLEAN, DatasetSpec, enumerate_media, render_version
+from flamingo_jax.data.rows import CLEAN, DatasetSpec, enumerate_media
 from flamingo_jax.errors import InputError
 from flamingo_jax.model.nfnet import VisionConfig, VisionTower
 from flamingo_jax.preemption import StopRequest
@@ -53,6 +53,8 @@ class Run:
       mesh: the devices.
       meta: recorded with every checkpoint.
       stop: tells when to save and leave.
+      assembled: the stages made so far.
+      opened: {(stage, split): its sources}, as far as they have been opened.
     """
 
     config: Any
@@ -61,6 +63,8 @@ class Run:
     mesh: jax.sharding.Mesh
     meta: dict[str, Any]
     stop: StopRequest
+    assembled: dict[str, assemble.Stage] = dataclasses.field(default_factory=dict)
+    opened: dict[tuple[str, str], dict[str, Source]] = dataclasses.field(default_factory=dict)
 
     @property
     def vocabulary(self) -> assemble.Vocabulary:
@@ -68,8 +72,11 @@ class Run:
         return assemble.Vocabulary(self.tokenizer.vocab, len(self.tokenizer.new_tokens))
 
     def assemble(self, stage: str) -> assemble.Stage:
-        """The stage's model, optimizer and compiled functions."""
-        return assemble.stage(self.config, stage, self.vocabulary, self.mesh)
+        """The stage's model, optimizer and compiled functions, made once."""
+        if stage not in self.assembled:
+            made = assemble.stage(self.config, stage, self.vocabulary, self.mesh)
+            self.assembled[stage] = made
+        return self.assembled[stage]
 
 
 def tokenizer(c: Any, workdir: Workdir) -> tokenizers.Tokenizer:
@@ -100,9 +107,15 @@ def _texts(items: tuple[str | Medium, ...]) -> Iterator[str]:
 
 
 def run_stage(run: Run, name: str) -> Outcome:
-    """Trains one stage to its end, from wherever it stands."""
+    """Trains one stage to its end, from wherever it stands.
+
+    Raises:
+      InputError: if more steps are asked of a stage that a later one has already begun from.
+    """
     stage = run.assemble(name)
     c, workdir = run.config, run.workdir
+    if _is_behind(run, stage):
+        return Outcome({}, 0.0, 0.0, finished_before=True)
 
     def report(step: int, text: str) -> None:
         workdir.event("walk-back", text, stage=name, step=step)
@@ -112,21 +125,49 @@ def run_stage(run: Run, name: str) -> Outcome:
         workdir.checkpoints(name), keep=c.checkpoint.keep, every=c.checkpoint.every, report=report
     ) as checkpoints:
         restored = checkpoints.restore(stage.state.params, stage.state.opt)
+        if restored is not None and restored.step >= stage.steps:
+            return Outcome(restored.params, 0.0, 0.0, finished_before=True)
+        # Only now: the rows of later stages are later too, and a finished stage has none to drop.
         for log in ("metrics", "speed", "rejects", "rows"):
             step = 0 if restored is None else restored.step
             workdir.log(log).truncate_after(c.stages, name, step)
-        if restored is not None and restored.step >= stage.steps:
-            return Outcome(restored.params, 0.0, 0.0, finished_before=True)
         frozen, digest = _frozen(run, stage, restored)
-        meta = run.meta | {"frozen": digest}
+        first_step = _first_step(stage, restored)
+        meta = run.meta | {"frozen": digest, "first_step": first_step}
         settings = configs.stage_settings(c, name)
         cadence = Settings(settings.log_every, settings.eval_every)
         if name == "flamingo":
             cadence = dataclasses.replace(cadence, alarm_step=c.alarm.step, alarm_nats=c.alarm.nats)
         loop = StageLoop(stage, cadence, workdir, checkpoints, meta, run.stop)
         return loop.run(
-            restored, lambda: _initial(run, stage), frozen, lambda: feeds(run, stage, frozen)
+            restored,
+            lambda: _initial(run, stage),
+            frozen,
+            lambda: feeds(run, stage, frozen, first_step),
         )
+
+
+def _is_behind(run: Run, stage: assemble.Stage) -> bool:
+    """Whether a later stage has begun: what it took from this one may not change any more."""
+    names = list(run.config.stages)
+    for later in names[names.index(stage.name) + 1 :]:
+        if not list_steps(run.workdir.checkpoints(later)):
+            continue
+        saved = list_steps(run.workdir.checkpoints(stage.name))
+        if saved and saved[-1] < stage.steps:
+            raise InputError(
+                f"config.pretrain.{stage.name}.steps is {stage.steps} and in {run.workdir.path} "
+                f"the stage {later} has begun from its step {saved[-1]}; set it to {saved[-1]} or "
+                "give another --workdir"
+            )
+        return True
+    return False
+
+
+def _first_step(stage: assemble.Stage, restored: Restored | None) -> dict[str, int]:
+    """The step at which each dataset begins: at its own index 0, whenever it is added."""
+    step, known = (0, {}) if restored is None else (restored.step, restored.meta["first_step"])
+    return {name: known.get(name, step) for name in stage.datasets}
 
 
 def _earlier(run: Run, stage: assemble.Stage) -> dict[str, jax.Array]:
@@ -206,7 +247,8 @@ def _feature_statistics(
             continue
         spec = stage.datasets[name]
         chosen = media[:: max(len(media) // STATISTICS_MEDIA, 1)][:STATISTICS_MEDIA]
-        pixels = (((m.key, CLEAN), render_version(m, spec, run.config.seed, CLEAN)) for m in chosen)
+        wanted = {(m.key, CLEAN): (m, spec) for m in chosen}
+        pixels = features.rendered(wanted, run.config.seed, {})
         encode = _encoder(run, neutral)
         found = features.encode_all(encode, pixels, len(chosen), "feature statistics")
         return features.channel_statistics(found.values())
@@ -216,7 +258,9 @@ def _feature_statistics(
 
 
 def open_sources(run: Run, stage: assemble.Stage, split: str) -> dict[str, Source]:
-    """The stage's sources; for validation only those that have such a split."""
+    """The stage's sources, opened once; for validation only those that have such a split."""
+    if (stage.name, split) in run.opened:
+        return run.opened[stage.name, split]
     c = run.config
     opened = {}
     for name, row in configs.stage_settings(c, stage.name).datasets.items():
@@ -224,24 +268,13 @@ def open_sources(run: Run, stage: assemble.Stage, split: str) -> dict[str, Sourc
             continue
         size = stage.datasets[name].image_size
         opened[name] = data_sources.open_source(row.source, row.path, split, c.seed, size)
+    run.opened[stage.name, split] = opened
     return opened
-
-
-class FeatureTable:
-    """Cached features of one dataset, as the data floor reads them."""
-
-    def __init__(self, found: dict[features.Key, np.ndarray], shape: tuple[int, int]):
-        """Shares the run's table; `shape` is (P, E)."""
-        self._found, self.shape = found, shape
-
-    def __getitem__(self, key: features.Key) -> np.ndarray:
-        """bf16[f, P, E]."""
-        return self._found[key]
 
 
 def _cached_features(
     run: Run, stage: assemble.Stage, frozen: Params, split: str
-) -> dict[str, FeatureTable] | None:
+) -> dict[str, features.FeatureTable] | None:
     """Features of every version of every medium of a split, or None where that is not asked for."""
     c = run.config
     if stage.name != "flamingo" or not c.data.cache_features:
@@ -255,45 +288,91 @@ def _cached_features(
         for medium in enumerate_media(source):
             for version in versions:
                 wanted.setdefault((medium.key, version), (medium, spec))
-    pixels = (
-        (key, render_version(medium, spec, c.seed, key[1]))
-        for key, (medium, spec) in wanted.items()
-    )
+    bad: dict[features.Key, str] = {}
+    pixels = features.rendered(wanted, c.seed, bad)
     encode = _encoder(run, frozen["vision"])
     found = features.encode_all(encode, pixels, len(wanted), f"features, {split}")
+    if not found:
+        return None
     P, E = next(iter(found.values())).shape[1:]
-    return {name: FeatureTable(found, (P, E)) for name in stage.datasets}
+    return {name: features.FeatureTable(found, bad, (P, E)) for name in stage.datasets}
 
 
-def feeds(run: Run, stage: assemble.Stage, frozen: Params) -> Feeds:
-    """Opens the stage's training and validation data."""
+def _pipeline(
+    run: Run,
+    stage: assemble.Stage,
+    split: str,
+    steps: int,
+    first_step: dict[str, int] | None = None,
+    cached: dict[str, features.FeatureTable] | None = None,
+) -> Pipeline:
+    """This host's batches of a split."""
+    opened = open_sources(run, stage, split)
+    specs = {name: stage.datasets[name] for name in opened}
+    return Pipeline(
+        opened,
+        specs,
+        run.tokenizer,
+        seed=run.config.seed,
+        steps=steps,
+        train=split == "train",
+        rows={name: sharding.local_rows(spec.batch, run.mesh) for name, spec in specs.items()},
+        first_step=first_step,
+        features=cached,
+        threads=run.config.data.threads,
+        prefetch=run.config.data.prefetch,
+    )
+
+
+def check_data(run: Run) -> None:
+    """Opens all data that is still to be read, so that nothing is missing hours from now.
+
+    Raises:
+      InputError: if a source cannot be opened, or cannot give what its dataset asks for.
+    """
+    for name in run.config.stages:
+        stage = run.assemble(name)
+        if not _is_behind(run, stage):
+            for split in data_sources.SPLITS:
+                if open_sources(run, stage, split):
+                    _pipeline(run, stage, split, stage.steps)
+
+
+def feeds(
+    run: Run, stage: assemble.Stage, frozen: Params, first_step: dict[str, int] | None = None
+) -> Feeds:
+    """Opens the stage's training and validation data.
+
+    Args:
+      run: the run.
+      stage: the assembled stage.
+      frozen: its frozen parameters, for cached features.
+      first_step: {dataset: the step before which it gives nothing}; 0 by default.
+    """
     c = run.config
     settings = configs.stage_settings(c, stage.name)
-    rows = {
-        name: sharding.local_rows(spec.batch, run.mesh) for name, spec in stage.datasets.items()
-    }
 
     def pipeline(split: str, steps: int) -> Pipeline:
-        opened = open_sources(run, stage, split)
-        return Pipeline(
-            opened,
-            {name: stage.datasets[name] for name in opened},
-            run.tokenizer,
-            seed=c.seed,
-            steps=steps,
-            train=split == "train",
-            rows=rows,
-            features=_cached_features(run, stage, frozen, split),
-            threads=c.data.threads,
-            prefetch=c.data.prefetch,
-        )
+        first = first_step if split == "train" else None
+        cached = _cached_features(run, stage, frozen, split)
+        return _pipeline(run, stage, split, steps, first, cached)
 
     validation = []
     if any(settings.datasets[name].validation for name in stage.datasets):
         measured = pipeline("validation", settings.eval_batches)
         validation = [measured[k] for k in range(settings.eval_batches)]
     train = pipeline("train", stage.steps)
-    return Feeds(train.iterate, validation)
+
+    def used(step: int) -> list[tuple[str, int]]:
+        return [
+            (name, train.row_index(name, step - 1, row))
+            for name in stage.datasets
+            for row in range(*sharding.local_rows(stage.datasets[name].batch, run.mesh))
+        ]
+
+    return Feeds(
+        train.iterate, validation, used if c.data.record_rows else None, train.faults.counts
+    )
 
 
 def attributions(c: Any) -> list[str]:

@@ -42,10 +42,15 @@ class Feeds:
     Attributes:
       train: first step → iterator of {dataset: Batch of this host's rows}, one a step.
       validation: {dataset: Batch} dicts, the same at every validation.
+      used: update → (dataset, index in its source) of the rows it was made from, where they are to
+        be recorded.
+      faults: {dataset: {reason: how many records could not be used so far}}.
     """
 
     train: Callable[[int], Iterator[dict[str, Batch]]]
     validation: list[dict[str, Batch]]
+    used: Callable[[int], list[tuple[str, int]]] | None = None
+    faults: Callable[[], dict[str, dict[str, int]]] = dict
 
 
 @dataclasses.dataclass
@@ -90,6 +95,7 @@ class StageLoop:
         self.stage, self.settings, self.workdir = stage, settings, workdir
         self.checkpoints, self.meta, self.stop = checkpoints, meta, stop
         self._metrics, self._speed_log = workdir.log("metrics"), workdir.log("speed")
+        self._rows = workdir.log("rows")
         self._scalars: Any = None
         self._waiting: tuple[int, dict[str, Any]] | None = None
         self._clock = time.monotonic()
@@ -141,8 +147,13 @@ class StageLoop:
                 ahead.append(metrics["loss"])
                 if len(ahead) > RUN_AHEAD:
                     jax.block_until_ready(ahead.popleft())
-                self._after(step, state, frozen, metrics, data, bar)
+                try:
+                    self._after(step, state, frozen, metrics, data, bar)
+                except Preempted:
+                    self._reject(first, step, data.faults())
+                    raise
         self._close()
+        self._reject(first, stage.steps, data.faults())
         self.workdir.event(
             "finish", f"stage {stage.name}, {stage.steps} steps", stage=stage.name, step=stage.steps
         )
@@ -150,8 +161,20 @@ class StageLoop:
 
     def _close(self) -> None:
         self.checkpoints.wait()
-        for log in (self._metrics, self._speed_log, self._scalars):
+        for log in (self._metrics, self._speed_log, self._rows, self._scalars):
             log.close()
+
+    def _reject(self, first: int, step: int, faults: dict[str, dict[str, int]]) -> None:
+        """Says which records this process could not use after step `first`, and why."""
+        for dataset, reasons in faults.items():
+            counts = ", ".join(f"{count} times {reason}" for reason, count in reasons.items())
+            text = f"dataset {dataset}: records replaced by others since step {first}: {counts}"
+            self.workdir.event("rejects", text, stage=self.stage.name, step=step)
+            progress.say(f"stage {self.stage.name}: {text}")
+            with self.workdir.log("rejects") as log:
+                for reason, count in reasons.items():
+                    row = {"dataset": dataset, "reason": reason, "count": count, "since": first}
+                    log.append({"stage": self.stage.name, "step": step, **row})
 
     def _state(self, restored: Restored | None, initial: Callable[[], Params]) -> TrainState:
         whole = sharding.replicated(self.stage.mesh)
@@ -181,6 +204,9 @@ class StageLoop:
         bar: progress.Progress,
     ) -> None:
         """What follows a step, in this order: log, validate, save, leave."""
+        if data.used is not None:
+            where = {"stage": self.stage.name, "step": step}
+            self._rows.append(*[where | {"dataset": d, "index": i} for d, i in data.used(step)])
         last = step == self.stage.steps
         if last or step % self.settings.log_every == 0:
             self._flush(bar)
@@ -264,15 +290,20 @@ class StageLoop:
 
     def _alarm(self, step: int, values: dict[str, float]) -> None:
         """Says so when, late enough, a shuffled picture costs nothing: the model does not look."""
-        gains = [v for name, v in values.items() if name.endswith("/shuffled_minus_right")]
+        gains = [
+            values[f"{name}/shuffled_minus_right"]
+            for name, spec in self.stage.datasets.items()
+            # In a batch of one there is no other row's picture to show.
+            if f"{name}/shuffled_minus_right" in values and spec.batch > 1
+        ]
         limit = self.settings.alarm_nats
         if not self.settings.alarm_step or step < self.settings.alarm_step or not gains:
             return
         if max(gains) >= limit:
             return
         text = (
-            f"text-only plateau: at step {step} a shuffled picture costs {max(gains):.3f} nat a token "
-            f"at most, less than {limit}; the model does not look at its pictures"
+            f"text-only plateau: at step {step} a shuffled picture costs at most {max(gains):.3f} "
+            f"nat a token, less than {limit}; the model does not look at its pictures"
         )
         row = {"stage": self.stage.name, "step": step, "kind": "alarm", "gain": max(gains)}
         self._log(row)

@@ -1,6 +1,7 @@
 """Configs: overriding keeps types, typos are told in one line, JSON brings the same config back."""
 
 import pathlib
+from typing import Any
 
 import pytest
 from ml_collections import ConfigDict, FrozenConfigDict
@@ -9,8 +10,8 @@ from flamingo_jax import config
 from flamingo_jax.errors import InputError
 
 
-def experiment() -> ConfigDict:
-    c = config.base()
+def experiment() -> Any:
+    c: Any = config.base()
     c.train.steps = 10
     c.train.datasets.pairs = config.dataset(source="folder", path="somewhere", batch=16)
     return c
@@ -43,7 +44,7 @@ def one_line(error: pytest.ExceptionInfo[InputError]) -> str:
 def test_overrides_keep_the_type(field, text, value):
     c = experiment()
     config.override(c, field, text)
-    node = c
+    node: Any = c
     for key in field.split("."):
         node = node[key]
     assert node == value and type(node) is type(value)
@@ -123,7 +124,7 @@ def test_rows_of_datasets_have_every_field():
 def test_finish_names_the_field(field, value):
     c = experiment()
     *parents, last = field.split(".")
-    node = c
+    node: Any = c
     for key in parents:
         node = node[key]
     node[last] = value
@@ -133,14 +134,14 @@ def test_finish_names_the_field(field, value):
 
 
 def test_finish_wants_datasets_and_freezes():
-    c = config.base()
+    c: Any = config.base()
     c.train.steps = 1
     with pytest.raises(InputError, match="datasets is empty"):
         config.finish(c)
-    finished = config.finish(experiment())
-    assert isinstance(finished, FrozenConfigDict)
+    finished: Any = config.finish(experiment())
     with pytest.raises(AttributeError):
         finished.train.steps = 3
+    assert isinstance(finished, FrozenConfigDict)
 
 
 def test_an_unknown_field_of_a_dataset_is_refused():
@@ -156,7 +157,7 @@ def test_json_brings_the_same_config_back():
     c.train.optimizer.lr = 1.0
     finished = config.finish(c)
     text = config.to_json(finished)
-    again = config.from_json(text)
+    again: Any = config.from_json(text)
     assert again.to_dict() == finished.to_dict()
     assert config.to_json(again) == text
     assert config.to_json(c) == text

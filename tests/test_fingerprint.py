@@ -132,7 +132,8 @@ def test_does_not_depend_on_the_mesh(shape, spec):
     sharded, whole = NamedSharding(mesh, spec), NamedSharding(mesh, PartitionSpec())
     alone, together = {}, {}
     for i, dtype in enumerate(("float32", "bfloat16", "int32", "bool")):
-        sizes = {"large": (16, 8, 4, 256), "small": (8, 16), "another": (8, 16), "scalar": ()}
+        large = (16, 16, 4, fingerprint.STACKED_BELOW // 512)
+        sizes = {"large": large, "small": (8, 16), "another": (8, 16), "scalar": ()}
         for j, (name, size) in enumerate(sizes.items()):
             x = random_array(dtype, size, 10 * i + j)
             alone[f"{dtype}-{name}"] = of(x)
@@ -141,19 +142,33 @@ def test_does_not_depend_on_the_mesh(shape, spec):
     assert fingerprint.fingerprints(together) == alone
 
 
-def test_is_not_gathered():
-    """Between devices go the sums alone, and no device makes room for the whole array."""
+@pytest.mark.parametrize("count", [1, 3])
+def test_is_not_gathered(count):
+    """Between devices go the sums alone, and no device makes room for the whole arrays."""
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
-    x = jax.device_put(
-        random_array("float32", (64, 8192)), NamedSharding(mesh, PartitionSpec("fsdp"))
-    )
-    compiled = fingerprint._compiled(NamedSharding(mesh, PartitionSpec())).lower([x]).compile()
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    arrays = [jax.device_put(random_array("float32", (64, 512)), rows)] * count
+    groups = fingerprint._groups(arrays)
+    assert groups == (tuple(range(count)),)
+    compiled = fingerprint._compiled(NamedSharding(mesh, PartitionSpec()), groups)
+    compiled = compiled.lower(arrays).compile()
     travels = re.findall(r"= (\S+) (?:all|collective|reduce-scatter)\S*\(", compiled.as_text())
     assert travels
     for result in travels:
         assert result.startswith("u32"), result
-        assert np.prod([int(n) for n in re.findall(r"\d+", result[3:].split("{")[0])]) <= 2 * 8
-    assert compiled.memory_analysis().temp_size_in_bytes < x.nbytes / 8
+        sizes = [int(n) for n in re.findall(r"\d+", result[3:].split("{")[0])]
+        assert np.prod(sizes) <= 2 * 8 * count
+    assert compiled.memory_analysis().temp_size_in_bytes < 2 * count * arrays[0].nbytes / 8
+
+
+def test_what_is_summed_together():
+    """Equal shapes with equal shardings, if they are not large."""
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(AxisType.Auto,))
+    rows, whole = NamedSharding(mesh, PartitionSpec("fsdp")), NamedSharding(mesh, PartitionSpec())
+    small, large = (8, 16), (8, fingerprint.STACKED_BELOW // 8)
+    kinds = [(small, rows), (small, whole), (small, rows), (large, rows), (large, rows)]
+    arrays = [jax.ShapeDtypeStruct(size, jnp.float32, sharding=s) for size, s in kinds]
+    assert fingerprint._groups(arrays) == ((0, 2), (1,), (3,), (4,))
 
 
 def test_may_be_donated_once_started():
@@ -187,7 +202,7 @@ def test_too_many_elements_are_refused():
 def test_large_abstract_arrays_can_be_fingerprinted():
     """The stacked weights of 80 layers have more than 2³² elements; nothing of them is made."""
     x = jax.ShapeDtypeStruct((80, 8192, 28672), jnp.bfloat16)
-    assert jax.eval_shape(fingerprint._all_sums, [x]).shape == (1, 2)
+    assert jax.eval_shape(lambda x: fingerprint._all_sums([x], ((0,),)), x).shape == (1, 2)
 
 
 def test_dtypes_without_a_fingerprint():

@@ -12,16 +12,18 @@ PACKAGE = ROOT / "flamingo_jax"
 # A room (a module or folder of the package) imports only rooms of the rows above its own.
 FLOORS = (
     {"errors"},
-    {"shapes", "config"},
+    {"shapes", "checks"},
+    {"config"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},
     {"data", "model", "logs"},
     {"pretrained", "train", "sealed"},
     {"checkpoint", "workdir"},
     {"eval"},
     {"assemble"},
-    {"plan", "report", "use", "serve", "features"},
+    {"plan", "report", "use", "serve", "features", "inspection"},
     {"training"},
     {"stages"},
+    {"evaluation"},
     {"__init__", "run"},
     {"__main__"},
 )

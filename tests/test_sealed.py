@@ -1,5 +1,6 @@
 """A damaged folder is told from a sound one: older values come back or none, never wrong ones."""
 
+import gc
 import json
 import pathlib
 import random
@@ -75,6 +76,13 @@ def restore(stage: checkpoint.StageCheckpoints):
 
 def largest_file(folder: pathlib.Path) -> pathlib.Path:
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+@pytest.fixture(autouse=True)
+def collect():
+    """What Orbax leaves behind is complained of here, and not in whatever test runs next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

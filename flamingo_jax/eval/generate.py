@@ -75,7 +75,12 @@ class Generated:
 
 
 def generate(
-    graph: Graph, params: Params, prompts: Sequence[Prompt], settings: Settings, batch: int = 32
+    graph: Graph,
+    params: Params,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    batch: int = 32,
+    first: int = 0,
 ) -> list[Generated]:
     """Generates after each prompt; the result depends neither on the batch nor on padding.
 
@@ -85,10 +90,11 @@ def generate(
       prompts: any number.
       settings: how.
       batch: rows decoded at once; a prompt takes as many rows as there are beams.
+      first: the number of the first prompt; with the seed it decides what a prompt draws.
     """
     results: dict[int, Generated] = {}
     for numbers in batches(prompts, max(batch // settings.beams, 1)):
-        rows = make_rows(graph, [prompts[number] for number in numbers], numbers)
+        rows = make_rows(graph, [prompts[n] for n in numbers], [first + n for n in numbers])
         tokens, counts, totals = map(np.asarray, _generate_rows(graph, params, rows, settings))
         for row, number in enumerate(numbers):
             new = tuple(int(token) for token in tokens[row, : counts[row]])
@@ -99,13 +105,16 @@ def generate(
 def _generate_rows(graph: Graph, params: Params, rows: Rows, settings: Settings) -> Any:
     room = bucket(settings.max_new_tokens)
     limit = np.int32(settings.max_new_tokens)
-    stop = np.asarray(settings.stop, np.int32)
     logits, cache = decoding.prefill(graph, params, rows, room)
     if settings.beams > 1:
+        stop = np.asarray(settings.stop, np.int32)
         penalty = np.float32(settings.length_penalty)
         return beam_search(
             graph, params, rows, logits, cache, stop, limit, penalty, settings.beams, room
         )
+    # No token is -1: one shape for however many stop tokens there are.
+    stop = np.full((bucket(len(settings.stop)),), -1, np.int32)
+    stop[: len(settings.stop)] = settings.stop
     return decoding.decode(graph, params, rows, logits, cache, stop, limit, settings.chance, room)
 
 

@@ -14,8 +14,11 @@ import numpy as np
 from flamingo_jax.eval.rows import Graph, power_of_two
 from flamingo_jax.shapes import Array, Params
 
-FRAMES = 32
-"""Frames encoded at once; a longer clip is encoded alone."""
+CHUNKS = (16, 4, 1)
+"""Media encoded at once, as many as are left: nothing is padded, and few shapes are compiled."""
+
+FRAMES = 64
+"""No more frames than this at once; a longer clip is encoded alone."""
 
 KEPT_BYTES = 1 << 27
 """How much of media tokens an encoder keeps for later calls, those used last."""
@@ -96,17 +99,15 @@ def _digest(pixels: np.ndarray) -> bytes:
 def _in_chunks(
     run: Callable[[np.ndarray, np.ndarray], Array], media: Sequence[np.ndarray]
 ) -> list[np.ndarray]:
-    """Calls run(u8[n, F, Y, X, 3], i32[n]) with n and F powers of two; a result row each medium."""
+    """Calls run(u8[n, F, Y, X, 3], i32[n]), n of `CHUNKS`, F a power of two; a row each medium."""
     results: list[np.ndarray | None] = [None] * len(media)
     for F, members in _by_frames(media):
-        chunk = max(FRAMES // F, 1)
-        for start in range(0, len(members), chunk):
-            part = members[start : start + chunk]
-            n = power_of_two(len(part))
+        while members:
+            n = next(n for n in CHUNKS if n == 1 or (n <= len(members) and n * F <= FRAMES))
+            part, members = members[:n], members[n:]
             pixels = np.zeros((n, F, *media[part[0]].shape[1:]), np.uint8)
-            frames = np.ones((n,), np.int32)
+            frames = np.asarray([len(media[member]) for member in part], np.int32)
             for row, member in enumerate(part):
-                frames[row] = len(media[member])
                 pixels[row, : frames[row]] = media[member]
             rows = np.asarray(run(pixels, frames))
             for row, member in enumerate(part):

@@ -101,7 +101,7 @@ class Rows:
 
 
 def bucket(count: int, least: int = 8) -> int:
-    """The next of least · (1, 3/2, 2, 3, 4, 6, 8, …): beyond `least`, a third of it is padding at most."""
+    """The next of least · (1, 3/2, 2, 3, 4, 6, 8, …): a third of it is padding at most."""
     size, odd = least, False
     while size < count:
         size = size * 4 // 3 if odd else size * 3 // 2

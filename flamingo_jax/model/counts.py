@@ -1,9 +1,9 @@
-"""How large a model is and what it costs: parameters by part, FLOPs of the forward and backward pass.
+"""How large a model is and what it costs: parameters by part, FLOPs of the two passes.
 
-Only matrix products and convolutions are counted, a multiplication and an addition each (Hoffmann et
-al. 2022, appendix F, less its embedding lookup, softmax and reductions). Attention is counted over
-all pairs, as it is computed, masked ones included. The backward pass of a product costs twice its
-forward where both operands need a gradient, once where one of them is frozen or a constant:
+Only matrix products and convolutions are counted, a multiplication and an addition each (Hoffmann
+et al. 2022, appendix F, less its embedding lookup, softmax and reductions). Attention is counted
+over all pairs, as it is computed, masked ones included. The backward pass of a product costs twice
+its forward where both operands need a gradient, once where one of them is frozen or a constant:
 6·P FLOPs a token for P trained weights, 4·P for frozen ones that a gradient passes through, 2·P for
 frozen ones before all that is trained (the encoder). What rematerialisation computes again is left
 out: these are model FLOPs, of which utilisation is told (PaLM, Chowdhery et al. 2022, appendix B).
@@ -40,7 +40,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     (TEXT, r"^text/"),
     (JOINT, r"^((image|text)_projection/|logit_scale$)"),
 )
-"""(part, regex of its parameters' paths): the columns of Flamingo v2 Table 5, and what it leaves out."""
+"""(part, regex of its parameters' paths): Flamingo v2 Table 5's columns, and what it leaves out."""
 
 TRAINED = frozenset({GATED, RESAMPLER, NEW})
 """What Flamingo trains."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -364,7 +365,9 @@ class VisionTower(nnx.Module):
         """u8[B, Y, X, 3] → [B, P, E] in `dtype`, rows of the picture one after the other."""
         mean, std = (jnp.asarray(v, jnp.float32) for v in (self.cfg.mean, self.cfg.std))
         features = self.nfnet((pixels.astype(jnp.float32) / 255 - mean) / std, dtype, key)
-        features = features.reshape(features.shape[0], -1, features.shape[-1])
+        # Not -1: a batch without any picture has no size to infer it from.
+        B, *grid, E = features.shape
+        features = features.reshape(B, math.prod(grid), E)
         if self.mean is None or self.deviation is None:
             return features
         mean, deviation = (lax.stop_gradient(p[...]) for p in (self.mean, self.deviation))

@@ -95,7 +95,7 @@ def train_step(
             metrics |= {f"{name}/{key}": x for key, x in aux.items()}
         updates, opt = tx.update(grads, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, updates)
-        metrics |= {"loss": total, "grad_norm": optax.global_norm(grads), "lr": lr(state.step)}
+        metrics |= {"loss": total, "grad_norm": optax.tree.norm(grads), "lr": lr(state.step)}
         metrics |= watch(params)
         return TrainState(state.step + 1, params, opt), metrics
 

@@ -32,6 +32,7 @@ def flamingo_config(vocab: int, positions: str) -> FlamingoConfig:
         XattnConfig(32, 32, 2, 16, 48),
         every=2,
         dtype="float32",
+        vision_dtype="float32",
     )
 
 

@@ -93,7 +93,9 @@ def test_embeddings_are_unit_vectors_of_each_row_alone(towers):
     positions = np.asarray([[0, 1, 2], [0, 1, -1], [0, -1, -1]])
     both = embed(pixels, tokens, positions)
     order = np.asarray([2, 0, 1])
-    for found, turned in zip(both, embed(pixels[order], tokens[order], positions[order]), strict=True):
+    for found, turned in zip(
+        both, embed(pixels[order], tokens[order], positions[order]), strict=True
+    ):
         assert found.shape == (3, 10) and found.dtype == jnp.float32
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, rtol=1e-5)
         np.testing.assert_allclose(turned, found[order], atol=1e-6)

@@ -22,8 +22,9 @@ ROWS, LENGTH, MEDIA, FRAMES, SIDE = 2, 9, 3, 2, 64
 
 
 def language(**fields: Any) -> DecoderConfig:
-    shape = {"vocab": 37, "width": 24, "blocks": 3, "heads": 4, "head_dim": 10, "hidden": 52}
-    return DecoderConfig(**(shape | {"new_tokens": 2} | fields))
+    shape: dict[str, Any] = {"vocab": 37, "width": 24, "blocks": 3, "heads": 4, "head_dim": 10}
+    shape |= {"hidden": 52, "new_tokens": 2} | fields
+    return DecoderConfig(**shape)
 
 
 def whole(decoder: DecoderConfig, **fields: Any) -> FlamingoConfig:
@@ -33,9 +34,7 @@ def whole(decoder: DecoderConfig, **fields: Any) -> FlamingoConfig:
     media_width = decoder.width if fields.get("project", True) else resampler.width
     xattn = XattnConfig(decoder.width, media_width, heads=2, head_dim=14, hidden=44)
     vision = VisionConfig(VARIANTS["tiny"])
-    return FlamingoConfig(
-        decoder, vision, resampler, xattn, every=2, dtype="float32", **fields
-    )
+    return FlamingoConfig(decoder, vision, resampler, xattn, every=2, dtype="float32", **fields)
 
 
 def batch(cfg: FlamingoConfig) -> Batch:
@@ -60,9 +59,9 @@ def traced_flops(jaxpr: Any) -> int:
             inner = math.prod(kernel) // kernel[out]
             total += 2 * math.prod(equation.outvars[0].aval.shape) * inner
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
-        total += times * sum(traced_flops(inner) for inner in jax.extend.core.jaxprs_in_params(
-            equation.params
-        ))
+        total += times * sum(
+            traced_flops(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params)
+        )
     return total
 
 
@@ -117,14 +116,20 @@ def test_a_trained_language_model_costs_three_times_its_forward(traced):
 
 def test_cached_features_cost_no_encoder():
     cfg = CASES["chinchilla"]
-    shape = {"rows": ROWS, "length": LENGTH, "media": MEDIA, "frames": FRAMES, "image_size": SIDE}
+    shape: dict[str, Any] = {
+        "rows": ROWS,
+        "length": LENGTH,
+        "media": MEDIA,
+        "frames": FRAMES,
+        "image_size": SIDE,
+    }
     seen, cached = counts.flamingo(cfg, **shape), counts.flamingo(cfg, **shape, cached=True)
     assert cached[counts.VISION].total == 0 < seen[counts.VISION].total
     assert cached[counts.RESAMPLER] == seen[counts.RESAMPLER]
 
 
 def test_weights_cost_two_four_and_six_flops_a_token():
-    """A long row of a wide model: 2·P forward, 4·P when frozen, 6·P when trained (attention apart)."""
+    """2·P forward, 4·P when frozen, 6·P when trained, apart from attention."""
     cfg = language(width=512, heads=4, head_dim=128, hidden=2048, positions="rotary", new_tokens=0)
     weights = cfg.blocks * 12 * 512 * 512 + cfg.vocab * 512
     pairs = cfg.blocks * 4 * 512 * LENGTH
@@ -146,7 +151,7 @@ def test_every_parameter_has_a_part():
 
 
 def test_flops_are_refused_where_they_are_not_known():
-    shape = {"rows": 1, "length": 1, "media": 1, "frames": 1, "image_size": SIDE}
+    shape: dict[str, Any] = {"rows": 1, "length": 1, "media": 1, "frames": 1, "image_size": SIDE}
     with pytest.raises(ValueError, match="resampler"):
         counts.flamingo(CASES["chinchilla"], **shape, trained=frozenset({counts.GATED}))
 

@@ -18,7 +18,13 @@ SHAPE: dict[str, Any] = {"vocab": V, "width": 16, "blocks": 3, "heads": 4, "head
 KINDS = {
     "chinchilla": DecoderConfig(**SHAPE, hidden=32),
     "llama": DecoderConfig(
-        **SHAPE, hidden=32, positions="rotary", activation="silu", gated=True, kv_heads=2, tied=False
+        **SHAPE,
+        hidden=32,
+        positions="rotary",
+        activation="silu",
+        gated=True,
+        kv_heads=2,
+        tied=False,
     ),
 }
 
@@ -112,7 +118,9 @@ def test_cached_decoding_equals_the_whole_pass(model):
     found, cache = model.step(model.params, tokens[:, :prompt], positions[:, :prompt], cache)
     pieces = [found]
     for t in range(prompt, T):
-        found, cache = model.step(model.params, tokens[:, t : t + 1], positions[:, t : t + 1], cache)
+        found, cache = model.step(
+            model.params, tokens[:, t : t + 1], positions[:, t : t + 1], cache
+        )
         pieces.append(found)
     found = np.concatenate(pieces, axis=1)
     valid = positions >= 0

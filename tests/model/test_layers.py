@@ -68,9 +68,9 @@ def test_what_is_masked_changes_nothing():
 @pytest.mark.parametrize("kv_heads", [1, 2])
 def test_grouped_heads_are_repeated_heads(kv_heads):
     k, v = K[:, :, :kv_heads], V[:, :, :kv_heads]
-    full = [np.repeat(x, 4 // kv_heads, axis=2) for x in (k, v)]
+    all_k, all_v = (np.repeat(x, 4 // kv_heads, axis=2) for x in (k, v))
     grouped = attend(Q, k, v, jnp.asarray(MASK), bias=jnp.asarray(BIAS))
-    repeated = attend(Q, *full, jnp.asarray(MASK), bias=jnp.asarray(BIAS))
+    repeated = attend(Q, all_k, all_v, jnp.asarray(MASK), bias=jnp.asarray(BIAS))
     np.testing.assert_allclose(grouped, repeated, atol=1e-6)
 
 
@@ -82,7 +82,8 @@ def test_no_keys_give_zeros():
 def test_attention_in_bfloat16_sums_in_float32():
     q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in (Q, K, V))
     out = attend(q, k, v, jnp.asarray(MASK))
-    exact = attend(*(x.astype(jnp.float32) for x in (q, k, v)), jnp.asarray(MASK))
+    wide_q, wide_k, wide_v = (x.astype(jnp.float32) for x in (q, k, v))
+    exact = attend(wide_q, wide_k, wide_v, jnp.asarray(MASK))
     assert out.dtype == jnp.bfloat16
     np.testing.assert_allclose(out.astype(jnp.float32), exact, atol=2e-2)
 

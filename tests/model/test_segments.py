@@ -73,7 +73,9 @@ def stack(numbers):
 
 
 @pytest.mark.parametrize("remat", ["none", *seg.REMAT])
-@pytest.mark.parametrize(("blocks", "every", "offset"), [(5, 2, 0), (5, 2, 1), (4, 1, 0), (3, 9, 0)])
+@pytest.mark.parametrize(
+    ("blocks", "every", "offset"), [(5, 2, 0), (5, 2, 1), (4, 1, 0), (3, 9, 0)]
+)
 def test_layers_run_in_order_with_their_own_caches(blocks, every, offset, remat):
     parts = segments(blocks, every, offset)
     gates = jnp.arange(100.0, 100 + xattn_layers(parts))
@@ -120,7 +122,7 @@ def test_a_bare_model_runs_in_the_same_segments():
 
 
 def test_groups_are_constrained_and_scanned():
-    """`constrain` is applied in each segment, and a segment is one loop however often it repeats."""
+    """`constrain` is applied in each segment, and a segment is one loop, however long."""
     calls = []
 
     def constrain(x):

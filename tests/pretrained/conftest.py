@@ -1,13 +1,14 @@
-"""The peers' stored outputs, and how near to them we must come."""
+"""The peers' stored outputs, and how near to them we must come.
 
-import json
+JAX is imported in functions only: when this file is read, it is not set up yet.
+"""
+
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from flamingo_jax.pretrained.files import read_json, read_safetensors
 
@@ -80,17 +81,12 @@ def nearly() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def abstract() -> Callable[[Callable[[], nnx.Module]], tuple]:
+def abstract() -> Callable[[Callable[[], Any]], tuple]:
     """make() → its graph definition and its parameters' shapes, without making any of them."""
+    from flax import nnx
 
-    def shapes(make: Callable[[], nnx.Module]) -> tuple:
+    def shapes(make: Callable[[], Any]) -> tuple:
         graph, state = nnx.split(nnx.eval_shape(make))
-        return graph, jax.tree.map(lambda a: a, nnx.to_pure_dict(state))
+        return graph, nnx.to_pure_dict(state)
 
     return shapes
-
-
-@pytest.fixture(scope="session")
-def read_shapes() -> Callable[[pathlib.Path], dict]:
-    """A JSON file as it is."""
-    return lambda path: json.loads(path.read_text(encoding="utf-8"))

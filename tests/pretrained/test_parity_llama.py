@@ -62,7 +62,8 @@ def test_outputs_are_transformers(families, abstract):
         tokens = peer["input_ids"]
         full = batch(tokens, np.ones_like(tokens))
         peer.compare("logits", forward(params, full))
-        for i, state in enumerate(hidden_states(graph, params, cfg, full)):
+        states = jax.jit(lambda p, b, graph=graph, cfg=cfg: hidden_states(graph, p, cfg, b))
+        for i, state in enumerate(states(params, full)):
             peer.compare(f"hidden{i}", state)
         for side in ("left", "right"):
             mask = peer[f"attention_mask_{side}"]

@@ -90,13 +90,15 @@ def test_parameter_counts_are_timms(peers, abstract):
     counted = 0
     for peer in peers("nfnet_*"):
         for name, row in peer.config.get("parameter_counts", {}).items():
-            for classes, key in ((0, "without_head"), (peer.config["num_classes"], "total")):
-                cfg = dataclasses.replace(VARIANTS[name.split("_")[-1].upper()], classes=classes)
-                assert cfg.final_width == row["num_features"]
-                _, shapes = abstract(lambda cfg=cfg: NFNet(cfg, rngs=nnx.Rngs(0)))
-                count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-                assert count == row[key], (name, key)
-                counted += 1
+            variant = VARIANTS[name.split("_")[-1].upper()]
+            assert variant.final_width == row["num_features"]
+            cfg = dataclasses.replace(variant, classes=peer.config["num_classes"])
+            _, shapes = abstract(lambda cfg=cfg: NFNet(cfg, rngs=nnx.Rngs(0)))
+            head = sum(math.prod(leaf.shape) for leaf in shapes.pop("head").values())
+            count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+            assert count == row["without_head"], name
+            assert count + head == row["total"], name
+            counted += 1
     assert counted
 
 

@@ -102,7 +102,7 @@ def _naming(known: Collection, examiner: Examiner, request: Request) -> Iterator
             right.right(), shuffled.right(), chance=chance,
         )  # fmt: skip
         yield Check(
-            f"{group}/names minus prior", f"{title}: the same, score minus no-picture score", "%", n,
+            f"{group}/names minus prior", f"{title}: the same, minus no-picture score", "%", n,
             right.right(none), shuffled.right(none), chance=chance,
         )  # fmt: skip
         yield Check(

@@ -1,0 +1,127 @@
+"""What a finished config must fulfil: every complaint is one sentence naming the field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flamingo_jax.errors import InputError
+
+Config = Any
+"""A `ConfigDict`: its own annotations give a field every type that a field can have."""
+
+STAGES = ("language", "contrastive", "flamingo")
+LAYOUTS = ("page", "pair", "clip", "text", "contrastive")
+SCHEDULES = ("constant", "cosine", "linear")
+
+_CHOICES = {
+    "tokenizer.kind": ("bytes", "sentencepiece", "tokenizers", "train"),
+    "tokenizer.image": ("new", "text"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.remat": ("none", "full", "dots"),
+    "model.language.norm": ("rms", "layer"),
+    "model.language.positions": ("xl", "rotary"),
+    "model.vision.dtype": ("float32", "bfloat16"),
+    "model.contrastive.dtype": ("float32", "bfloat16"),
+    "model.xattn.attend": ("one", "upto"),
+    "data.resize": ("pad", "crop", "squash"),
+    "eval.split": ("test", "validation"),
+}
+_POSITIVE = ("model.vision.image_size", "checkpoint.every", "checkpoint.keep", "eval.batch")
+_STAGE_POSITIVE = ("steps", "log_every", "eval_batches")
+
+
+def stage_settings(c: Config, stage: str) -> Config:
+    """The subtree of a stage: `train` for Flamingo, `pretrain.language`, `pretrain.contrastive`."""
+    return c.train if stage == "flamingo" else c.pretrain[stage]
+
+
+def check(c: Config, dataset_fields: set[str]) -> None:
+    """Checks all fields, alone and against each other.
+
+    Args:
+      c: the config.
+      dataset_fields: the fields that a dataset's row has.
+
+    Raises:
+      InputError: for the first that makes no sense.
+    """
+    if not c.stages:
+        raise InputError(f"config.stages is empty; give one or more of {', '.join(STAGES)}")
+    for stage in c.stages:
+        if stage not in STAGES:
+            raise InputError(
+                f"config.stages names {stage!r}; a stage is one of {', '.join(STAGES)}"
+            )
+        settings = stage_settings(c, stage)
+        where = "train" if stage == "flamingo" else f"pretrain.{stage}"
+        for field in _STAGE_POSITIVE:
+            if settings[field] < 1:
+                raise InputError(f"config.{where}.{field} is {settings[field]}; at least 1")
+        if settings.optimizer.schedule not in SCHEDULES:
+            raise InputError(
+                f"config.{where}.optimizer.schedule is {settings.optimizer.schedule!r}; one of "
+                f"{', '.join(SCHEDULES)}"
+            )
+        if not settings.datasets:
+            raise InputError(
+                f"config.{where}.datasets is empty; a stage needs at least one dataset"
+            )
+        for name, row in settings.datasets.items():
+            _check_dataset(f"config.{where}.datasets.{name}", row, dataset_fields)
+            if row.layout == "contrastive" and row.length > c.model.text.max_length:
+                raise InputError(
+                    f"config.{where}.datasets.{name}.length={row.length} is more than "
+                    f"config.model.text.max_length={c.model.text.max_length}"
+                )
+    _check_fields(c)
+    _check_model(c.model)
+
+
+def _get(c: Config, field: str) -> Any:
+    for key in field.split("."):
+        c = c[key]
+    return c
+
+
+def _check_fields(c: Config) -> None:
+    for field, choices in _CHOICES.items():
+        if _get(c, field) not in choices:
+            raise InputError(f"config.{field} is {_get(c, field)!r}; one of {', '.join(choices)}")
+    for field in _POSITIVE:
+        if _get(c, field) < 1:
+            raise InputError(f"config.{field} is {_get(c, field)}; at least 1")
+
+
+def _check_model(m: Config) -> None:
+    kv = m.language.kv_heads or m.language.heads
+    if m.language.heads % kv:
+        raise InputError(
+            f"config.model.language.kv_heads={kv} does not divide heads={m.language.heads}"
+        )
+    if m.language.head_dim % 2:
+        raise InputError(
+            f"config.model.language.head_dim is {m.language.head_dim}; it must be even"
+        )
+    if m.text.width % m.text.heads:
+        raise InputError(
+            f"config.model.text.heads={m.text.heads} does not divide width={m.text.width}"
+        )
+    last = min(m.xattn.every, m.language.blocks) - 1
+    if not 0 <= m.xattn.offset <= last:
+        raise InputError(f"config.model.xattn.offset={m.xattn.offset} must lie in 0…{last}")
+
+
+def _check_dataset(where: str, row: Config, fields: set[str]) -> None:
+    unknown = sorted(set(row.keys()) - fields)
+    if unknown:
+        raise InputError(f"{where} has no field {unknown[0]!r}; make rows with config.dataset(…)")
+    if row.layout not in LAYOUTS:
+        raise InputError(f"{where}.layout is {row.layout!r}; one of {', '.join(LAYOUTS)}")
+    for field in ("batch", "length", "images", "frames"):
+        if row[field] < 1:
+            raise InputError(f"{where}.{field} is {row[field]}; at least 1")
+    for field in ("p_next", "leading_space"):
+        if not 0 <= row[field] <= 1:
+            raise InputError(f"{where}.{field} is {row[field]}; a probability, 0…1")
+    if row.next_layout not in ("kept", "text_first"):
+        raise InputError(f"{where}.next_layout is {row.next_layout!r}; kept or text_first")

@@ -1,0 +1,99 @@
+"""Killed and started again, a run is the one that was never killed: logs, parameters, moments."""
+
+import dataclasses
+import pathlib
+import random
+import signal
+import time
+
+import pytest
+
+KILLED = -signal.SIGKILL
+
+
+def flip_a_byte(folder: pathlib.Path) -> None:
+    """Changes one bit in the middle of the largest file."""
+    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def test_killed_at_several_moments(trainer, undisturbed, same, folder):
+    lives = [
+        ("metrics.jsonl:1", 0),  # before anything was saved, in the middle of a row
+        ("save:2", 0),  # while step 6 is being written
+        ("rows.jsonl:8", 3),  # in the middle of a step, when step 6 has long been written
+    ]
+    for die, at_least in lives:
+        done = trainer.process(folder.path, die=die)
+        assert done.code == KILLED, done.err
+        begun = [row["step"] for row in folder.rows("events") if row["kind"] in ("start", "resume")]
+        assert begun[-1] >= at_least, die
+    assert trainer.process(folder.path).code == 0
+    assert folder.rows("events", kind="resume")[-1]["step"] >= 6
+    same(folder, undisturbed)
+
+
+def test_killed_in_each_of_three_stages(trainer, three_stages, same, folder):
+    for die, stage in (
+        ("metrics.jsonl:2", "language"),
+        ("metrics.jsonl:7", "contrastive"),
+        ("rows.jsonl:7", "flamingo"),
+    ):
+        assert trainer.process(folder.path, variant="stages", die=die).code == KILLED
+        assert folder.rows("events")[-1]["stage"] == stage
+    assert trainer.process(folder.path, variant="stages").code == 0
+    same(folder, three_stages, "language", "contrastive", "flamingo")
+
+
+def test_sigterm_saves_and_says_how_to_go_on(trainer, undisturbed, same, folder):
+    done = trainer.process(folder.path, die="rows.jsonl:5:SIGTERM")
+    assert done.code == 143
+    last = done.err.splitlines()[-1]
+    assert "saved at step 5 of 12" in last and "the same command goes on" in last
+    assert "Traceback" not in done.err
+    assert folder.meta()["step"] == 5
+    assert [row["step"] for row in folder.rows("events", kind="preempted")] == [5]
+    assert trainer.process(folder.path).code == 0
+    assert [row["step"] for row in folder.rows("events", kind="resume")] == [5]
+    same(folder, undisturbed)
+
+
+def test_a_flipped_byte_is_noticed(trainer, undisturbed, same, tmp_path):
+    folder = undisturbed.copy(tmp_path / "run")
+    flip_a_byte(folder.checkpoints() / "12" / "params")
+    done = trainer.process(folder.path)
+    assert done.code == 0
+    [event] = folder.rows("events", kind="walk-back")
+    for text in (event["text"], done.err):
+        assert "step 12 is damaged" in text and "using step 9" in text
+    assert event["stage"] == "flamingo" and event["step"] == 12
+    assert folder.rows("events", kind="resume")[-1]["step"] == 9
+    same(folder, undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["flamingo", "stages"])
+def test_killed_at_random_moments(variant, trainer, same, folder, tmp_path):
+    """At least 20 kills; where a run ends before, it is compared and another one begins."""
+    flags = ("--config.train.steps=60", "--config.checkpoint.every=4")
+    wanted = dataclasses.replace(folder, path=tmp_path / "wanted")
+    assert trainer.process(wanted.path, *flags, variant=variant).code == 0
+    rng, kills, runs = random.Random(0), 0, 0
+    while kills < 20:
+        runs += 1
+        folder = dataclasses.replace(folder, path=tmp_path / f"run-{runs}")
+        while True:
+            before = len(folder.rows("events"))
+            process = trainer.start(folder.path, *flags, variant=variant)
+            while process.poll() is None and len(folder.rows("events")) == before:
+                time.sleep(0.01)
+            time.sleep(rng.uniform(0.0, 3.0))
+            process.kill()
+            _, err = process.communicate()
+            if process.returncode != KILLED:
+                assert process.returncode == 0, err
+                break
+            kills += 1
+        same(folder, wanted)
