@@ -22,6 +22,8 @@ def get_config(variant: str = "full"):
     c.model.remat = "none"
     c.model.language.update(width=192, blocks=4, heads=3, head_dim=64, hidden=768)
     c.model.vision.update(variant="demo", image_size=64, standardise=True)
+    # The pictures lie on white: with white at 0 the encoder learns faster than with its mean there.
+    c.model.vision.update(mean=(1.0, 1.0, 1.0), std=(0.35, 0.35, 0.35))
     # CPUs convolve in f32 several times faster than in bf16.
     c.model.vision.dtype = c.model.contrastive.dtype = "float32"
     c.model.text.update(width=192, blocks=2, heads=3, hidden=768, max_length=24)
@@ -41,7 +43,7 @@ def get_config(variant: str = "full"):
     _contrastive(c)
     _flamingo(c)
     c.checkpoint.update(every=200, keep=2)
-    c.eval.update(tasks=("openmoji",))
+    c.eval.update(tasks=("openmoji",), batch=512)
     return _tiny(c) if variant == "tiny" else c
 
 

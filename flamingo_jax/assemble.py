@@ -155,7 +155,7 @@ def vision_config(c: Any) -> VisionConfig:
     nfnet = dataclasses.replace(
         VARIANTS[v.variant], ws_eps=v.ws_eps, stochastic_depth=v.stochastic_depth
     )
-    return VisionConfig(nfnet=nfnet, standardise=v.standardise)
+    return VisionConfig(nfnet=nfnet, standardise=v.standardise, mean=v.mean, std=v.std)
 
 
 def contrastive_config(c: Any, vocabulary: Vocabulary) -> ContrastiveConfig:

@@ -104,6 +104,8 @@ def _model() -> Config:
     c.vision = ConfigDict()
     c.vision.variant = "F6"  # a row of model/nfnet.py's table
     c.vision.image_size = 320
+    c.vision.mean = (0.485, 0.456, 0.406)  # of R, G, B in 0…1: pixels become "mean 0, variance 1"
+    c.vision.std = (0.229, 0.224, 0.225)
     c.vision.ws_eps = 1e-4  # of weight standardisation: 1e-4 the paper's code, 1e-5 timm
     c.vision.dtype = "bfloat16"  # of the encoder's activations once it is frozen
     c.vision.stochastic_depth = 0.0  # contrastive stage only

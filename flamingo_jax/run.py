@@ -95,6 +95,10 @@ def _train(c: Any, workdir: Workdir, command: str, rehearsal: bool = False) -> i
         _check_disk(run)
         stages.check_data(run)
         facts = _describe(run, command)
+        progress.say(
+            f"{facts['devices']} x {facts['platform']}, f32 matrix products at "
+            f"{facts['probe']['matmul_gflops']:.0f} GFLOP/s: times elsewhere scale with it"
+        )
         for name in c.stages:
             outcome = stages.run_stage(run, name)
             _record_stage(workdir, facts, name, c, outcome)

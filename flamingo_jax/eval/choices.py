@@ -85,7 +85,9 @@ class Examiner:
         prompts = self._prompts(questions, condition)
         tail = [self._tokenizer.eoc] if ends else []
         choices = [[self._tokenizer.encode(c) + tail for c in q.choices] for q in questions]
-        found = scoring.score(self._graph, self._params, prompts, choices, self._batch)
+        found = scoring.score(
+            self._graph, self._params, prompts, choices, self._batch, uniform=True
+        )
         lengths = [np.asarray([len(choice) for choice in own]) for own in choices]
         return Answers(found, lengths, np.asarray([q.answer for q in questions]))
 

@@ -114,7 +114,30 @@ def power_of_two(count: int) -> int:
     return 1 << max(count - 1, 0).bit_length()
 
 
-def make_rows(graph: Graph, prompts: Sequence[Prompt], numbers: Sequence[int]) -> Rows:
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The least sizes of a batch: B rows, T tokens, M media."""
+
+    rows: int = 1
+    tokens: int = 1
+    media: int = 1
+
+
+def common_sizes(prompts: Sequence[Prompt], rows: int) -> Sizes:
+    """Sizes that all batches of these prompts fit, so that one program is compiled for them."""
+    return Sizes(
+        rows=min(rows, len(prompts)),
+        tokens=max((len(prompt.tokens) for prompt in prompts), default=1),
+        media=max((len(prompt.media) for prompt in prompts), default=1),
+    )
+
+
+def make_rows(
+    graph: Graph,
+    prompts: Sequence[Prompt],
+    numbers: Sequence[int],
+    least: Sizes | None = None,
+) -> Rows:
     """Pads prompts to a batch whose every dim is one of few.
 
     A model that can see gets at least one (absent) medium a row, as in training: its gated layers
@@ -124,9 +147,11 @@ def make_rows(graph: Graph, prompts: Sequence[Prompt], numbers: Sequence[int]) -
       graph: the model.
       prompts: at least one.
       numbers: each prompt's number: draws go by it, not by the place in the batch.
+      least: no dim is smaller.
     """
-    B = power_of_two(len(prompts))
-    T = bucket(max(len(prompt.tokens) for prompt in prompts))
+    least = least or Sizes()
+    B = power_of_two(max(len(prompts), least.rows))
+    T = bucket(max(least.tokens, *(len(prompt.tokens) for prompt in prompts)))
     tokens, owners = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
     positions = np.full((B, T), -1, np.int32)
     for row, prompt in enumerate(prompts):
@@ -139,7 +164,7 @@ def make_rows(graph: Graph, prompts: Sequence[Prompt], numbers: Sequence[int]) -
     if graph.media_shape is None:
         return Rows(tokens, positions, owners, None, np.zeros((B, 0), np.int32), index)
     R, D = graph.media_shape
-    M = power_of_two(max(1, *(len(prompt.media) for prompt in prompts)))
+    M = power_of_two(max(least.media, *(len(prompt.media) for prompt in prompts)))
     media, frames = (
         np.zeros((B, M, R, D), jnp.dtype(graph.config.dtype)),
         np.zeros((B, M), np.int32),

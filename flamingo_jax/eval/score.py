@@ -16,7 +16,16 @@ from jax import lax
 
 from flamingo_jax.eval import decoding
 from flamingo_jax.eval.beams import tile
-from flamingo_jax.eval.rows import Graph, Prompt, Rows, batches, bucket, make_rows, power_of_two
+from flamingo_jax.eval.rows import (
+    Graph,
+    Prompt,
+    Rows,
+    batches,
+    bucket,
+    common_sizes,
+    make_rows,
+    power_of_two,
+)
 from flamingo_jax.shapes import Array, Params
 
 Choice = Sequence[int]
@@ -74,6 +83,7 @@ def score(
     prompts: Sequence[Prompt],
     choices: Sequence[Sequence[Choice]],
     batch: int = 32,
+    uniform: bool = False,
 ) -> list[np.ndarray]:
     """The log-likelihood of each of a prompt's choices after it, in nats.
 
@@ -83,6 +93,8 @@ def score(
       prompts: any number.
       choices: for each prompt its choices, any number of them.
       batch: sequences (prompt with choice) run at once.
+      uniform: pad all batches to one size: for many prompts of like length, where compiling costs
+        more than padding.
 
     Returns:
       For each prompt f32[choices]: sums over the choice's tokens.
@@ -90,10 +102,13 @@ def score(
     results: list[np.ndarray] = [np.zeros((0,), np.float32)] * len(prompts)
     most = max((len(own) for own in choices), default=0)
     at_once = min(power_of_two(most), power_of_two(batch))  # choices of a prompt
-    for numbers in batches(prompts, max(batch // at_once, 1)):
+    own_rows = max(batch // at_once, 1)
+    least = common_sizes(prompts, own_rows) if uniform else None
+    everywhere = max((len(choice) for own in choices for choice in own), default=0)
+    for numbers in batches(prompts, own_rows):
         longest = max((len(choice) for n in numbers for choice in choices[n]), default=0)
-        room = bucket(longest)
-        rows = make_rows(graph, [prompts[number] for number in numbers], numbers)
+        room = bucket(everywhere if uniform else longest)
+        rows = make_rows(graph, [prompts[number] for number in numbers], numbers, least)
         logits, cache = decoding.prefill(graph, params, rows, room)
         parts = []
         for start in range(0, max(len(choices[number]) for number in numbers), at_once):

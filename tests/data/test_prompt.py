@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,7 +108,8 @@ def test_a_path_among_the_texts_is_refused(tmp_path):
 def test_continuations():
     assert encode_continuation("a<EOC>", NEW, "it") == [*ids("a"), E]
     assert encode_continuation(text("a<EOC>"), NEW, "it") == ids("a<EOC>")
-    for wrong in ("a<image>", 3, ["a"]):
+    wrongs: list[Any] = ["a<image>", 3, ["a"]]
+    for wrong in wrongs:
         with pytest.raises(InputError, match="it"):
             encode_continuation(wrong, NEW, "it")
 

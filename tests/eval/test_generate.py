@@ -119,6 +119,7 @@ def test_neither_batch_nor_padding_matters(tiny, prompts, settings, batches):
 
 def test_more_padding_changes_nothing(tiny, prompts):
     rows = make_rows(tiny.graph, prompts, range(8))
+    assert rows.media is not None
     more = [(0, 0), (5, 0)]
     wider = Rows(
         np.pad(rows.tokens, more),
@@ -185,7 +186,7 @@ def test_wide_beams_search_exhaustively(minute, penalty):
     for prompt, result in zip(
         prompts, generate(minute.graph, minute.params, prompts, settings, batch=64), strict=True
     ):
-        after = {(): log_probs(minute, prompt, ())[-1]}
+        after: dict[tuple[int, ...], np.ndarray] = {(): log_probs(minute, prompt, ())[-1]}
         scores = {}
         for size in range(1, length + 1):
             for tokens in itertools.product(range(words), repeat=size):

@@ -22,7 +22,7 @@ from flamingo_jax.eval.rows import Prompt
 from flamingo_jax.eval.tasks import Request, Subject, Towers
 
 GROUPS = {splits.COMBINATIONS: "unseen combinations", splits.CONCEPTS: "unseen concepts"}
-CURVE_QUERIES = 120
+CURVE_QUERIES = 60
 """Questions of each point of a few-shot curve: their prompts are long."""
 SAMPLES = {splits.COMBINATIONS: 24, splits.CONCEPTS: 12}
 
