@@ -26,7 +26,7 @@ def get_config(variant: str = "full"):
     c.model.vision.update(mean=(1.0, 1.0, 1.0), std=(0.35, 0.35, 0.35))
     # CPUs convolve in f32 several times faster than in bf16.
     c.model.vision.dtype = c.model.contrastive.dtype = "float32"
-    c.model.text.update(width=192, blocks=2, heads=3, hidden=768, max_length=24)
+    c.model.text.update(width=192, blocks=1, heads=3, hidden=768, max_length=24)
     c.model.contrastive.update(width=192)
     # One layer and 8 latents: deeper resamplers sat on the text-only plateau for longer.
     c.model.resampler.update(

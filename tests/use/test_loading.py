@@ -150,6 +150,15 @@ def test_refuses_another_config(copy):
         load(copy)
 
 
+def test_refuses_the_config_of_another_version(copy):
+    config = json.loads((copy / "config.json").read_text())
+    del config["model"]["resampler"]["latents"]
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"another version.*latents") as error:
+        load(copy)
+    assert "\n" not in str(error.value)
+
+
 def test_refuses_parts_that_do_not_fit(tiny_workdir):
     whole = tiny_workdir.params[2]
     missing = {part: tree for part, tree in whole.items() if part != "resampler"}
