@@ -139,6 +139,12 @@ def _generate_flags(parser: argparse.ArgumentParser) -> None:
         "--seed", type=_number(int, 0), default=0, metavar="N", help="of the drawing (default 0)"
     )
     parser.add_argument("--stream", action="store_true", help="print the text while it is made")
+    parser.add_argument(
+        "--chat",
+        action="store_true",
+        help="after the items, answer line after line; a line that is the path of "
+        "a picture or a clip shows it",
+    )
 
 
 def _generate(flags: argparse.Namespace, overrides: dict[str, str]) -> int:

@@ -323,9 +323,18 @@ def to_json(c: Config) -> str:
 
 
 def from_json(text: str) -> Config:
-    """A config written by `to_json`; its lists become tuples again."""
-    stored: Config = ConfigDict(_tuples(json.loads(text)), convert_dict=True)
+    """A config written by `to_json`: fields added since then have their defaults."""
+    stored: Config = ConfigDict(_filled(_tuples(json.loads(text)), base().to_dict()))
     return FrozenConfigDict(stored.lock())
+
+
+def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`stored` with what it lacks of `defaults`."""
+    found = dict(defaults)
+    for key, value in stored.items():
+        below = defaults.get(key)
+        found[key] = _filled(value, below) if isinstance(below, dict) and value else value
+    return found
 
 
 def _tuples(value: Any) -> Any:

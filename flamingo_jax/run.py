@@ -27,7 +27,7 @@ from flamingo_jax import (
 )
 from flamingo_jax import config as configs
 from flamingo_jax import report as reports
-from flamingo_jax.checkpoint import list_steps
+from flamingo_jax.sealed import remove_unfinished
 from flamingo_jax.training import peak_rss_gb
 from flamingo_jax.workdir import IDENTITY, Workdir, write_atomically
 
@@ -117,7 +117,9 @@ def _train(c: Any, workdir: Workdir, command: str, rehearsal: bool = False) -> i
 
 def _begin_anew(workdir: Workdir) -> None:
     """Forgets what a start that saved nothing was made with: a mended config may use its folder."""
-    if not any(list_steps(folder) for folder in workdir.path.glob("checkpoints/*")):
+    for folder in workdir.path.glob("checkpoints/*"):
+        remove_unfinished(folder)
+    if not any(workdir.path.glob("checkpoints/*/[0-9]*")):
         (workdir.path / IDENTITY).unlink(missing_ok=True)
         shutil.rmtree(workdir.path / "tokenizer", ignore_errors=True)
 

@@ -11,17 +11,26 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
+def machine() -> str:
+    """A name for this kind of processor: what is compiled for one may not run on another."""
+    info = pathlib.Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    kind = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
+    about = "\n".join(sorted(set(kind))) or platform.processor()
+    return f"{platform.machine()}-{zlib.crc32(about.encode()):08x}"
+
+
+# At import, as a test's folder may have a conftest.py that imports JAX. What is in the environment
+# also reaches the processes that tests start; the number of devices does not, so that those run as
+# a user's would.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax" / machine()))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Sets JAX up before any test imports it.
-
-    What is in the environment also reaches the processes that tests start; the number of devices
-    does not, so that those run as a user's would.
-    """
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax" / _machine()))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-
+    """Sets JAX up before any test imports it."""
     import jax
     from absl import flags
 
@@ -30,15 +39,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # The same examples each time, and no limit on one: the first may have to compile.
     hypothesis.settings.register_profile("flamingo", deadline=None, derandomize=True, database=None)
     hypothesis.settings.load_profile("flamingo")
-
-
-def _machine() -> str:
-    """A name for this kind of processor: what is compiled for one may not run on another."""
-    info = pathlib.Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    kind = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-    about = "\n".join(sorted(set(kind))) or platform.processor()
-    return f"{platform.machine()}-{zlib.crc32(about.encode()):08x}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -139,7 +139,7 @@ def test_generate_passes_everything_on(calls):
     assert args == ("c", ["a.png", "--config.x=1"])
     assert options == {
         **{"max_new_tokens": 7, "beams": 3, "temperature": 0.5, "top_p": 0.9},
-        **{"seed": 4, "stream": True},
+        **{"seed": 4, "stream": True, "chat": False},
     }
 
 

@@ -170,6 +170,10 @@ class Flamingo(nnx.Module):
           frames: i32[B, M].
         """
         c, B = self.cfg.language, frames.shape[0]
+        if media is None and self.xattn is not None:
+            # Gated layers change text without pictures too: their dense part needs no media.
+            assert self.cfg.xattn is not None
+            media, frames = jnp.zeros((B, 0, self.cfg.xattn.media_width)), frames[:, :0]
         kept = jnp.zeros((c.blocks, B, slots, c.kv, c.head_dim), self.dtype)
         kv = None if media is None or self.xattn is None else self.media_keys_values(media)
         valid = jnp.zeros((B, slots), bool)

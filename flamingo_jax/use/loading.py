@@ -47,14 +47,7 @@ def load(
     if not stage:
         stage = _last_stage(workdir, config)
     tokenizer = load_tokenizer(workdir / "tokenizer")
-    try:
-        graph = Graph(model_config(config, tokenizer, stage, dtype))
-    except (AttributeError, KeyError) as error:  # what ml_collections raises for a missing field
-        missing = str(error).strip("'\" ").splitlines()[0]
-        raise InputError(
-            f"{str(workdir / 'config.json')!r} is that of another version of flamingo_jax "
-            f"({missing}); load it with the version that run.json names"
-        ) from error
+    graph = Graph(model_config(config, tokenizer, stage, dtype))
     trained, frozen = _targets(config, stage, graph.abstract, mesh)
 
     def report(step: int, text: str) -> None:

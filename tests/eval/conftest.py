@@ -1,33 +1,33 @@
 """A tiny Flamingo with random parameters and open gates."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from flamingo_jax.eval.media import MediaEncoder
-from flamingo_jax.eval.rows import Graph, Prompt
-from flamingo_jax.model.flamingo import FlamingoConfig
-from flamingo_jax.model.language import DecoderConfig
-from flamingo_jax.model.nfnet import NFNetConfig, VisionConfig, quad_stem
-from flamingo_jax.model.resampler import ResamplerConfig
-from flamingo_jax.model.xattn import XattnConfig
-from flamingo_jax.shapes import map_paths
-
 SIDE = 16
-VISION = NFNetConfig(
-    widths=(16, 16),
-    depths=(1, 1),
-    strides=(1, 2),
-    stem=quad_stem(16),
-    group_width=8,
-    final_width=16,
-)
 
 
-def flamingo_config(vocab: int, positions: str) -> FlamingoConfig:
+def flamingo_config(vocab: int, positions: str) -> Any:
     """Two new tokens, four blocks and a gated layer before every other one."""
+    # Imported here: this file may be read before tests/conftest.py has set JAX up.
+    from flamingo_jax.model.flamingo import FlamingoConfig
+    from flamingo_jax.model.language import DecoderConfig
+    from flamingo_jax.model.nfnet import NFNetConfig, VisionConfig, quad_stem
+    from flamingo_jax.model.resampler import ResamplerConfig
+    from flamingo_jax.model.xattn import XattnConfig
+
+    vision = NFNetConfig(
+        widths=(16, 16),
+        depths=(1, 1),
+        strides=(1, 2),
+        stem=quad_stem(16),
+        group_width=8,
+        final_width=16,
+    )
     return FlamingoConfig(
         DecoderConfig(vocab, 32, 4, 2, 16, 48, positions=positions, new_tokens=2),
-        VisionConfig(nfnet=VISION),
+        VisionConfig(nfnet=vision),
         ResamplerConfig(1, 3, 24, 2, 16, 48, in_width=16, max_frames=4),
         XattnConfig(32, 32, 2, 16, 48),
         every=2,
@@ -40,6 +40,10 @@ class Tiny:
     """A graph, its parameters, and prompts for them."""
 
     def __init__(self, vocab: int, positions: str = "xl", seed: int = 0):
+        from flamingo_jax.eval.media import MediaEncoder
+        from flamingo_jax.eval.rows import Graph
+        from flamingo_jax.shapes import map_paths
+
         self.vocab = vocab
         self.graph = Graph(flamingo_config(vocab, positions))
         rng = np.random.default_rng(seed)
@@ -61,8 +65,10 @@ class Tiny:
         shape = (frames, SIDE, SIDE, 3)
         return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
-    def prompt(self, seed: int, length: int, media: int) -> Prompt:
-        """Random text, with media at random places."""
+    def prompt(self, seed: int, length: int, media: int) -> Any:
+        """A `Prompt` of random text, with media at random places."""
+        from flamingo_jax.eval.rows import Prompt
+
         rng = np.random.default_rng(seed)
         tokens = rng.integers(0, self.vocab + 2, length)
         owners = np.sort(rng.integers(0, media + 1, length))

@@ -13,11 +13,12 @@ from flamingo_jax.fingerprint import tree_leaves
 from flamingo_jax.workdir import Workdir
 
 
-def test_more_steps(trainer, undisturbed, same, folder, one_device, capsys):
+def test_more_steps(trainer, undisturbed, same, folder, capsys):
     """Ten steps, the same command again, then two more: the run of twelve."""
-    assert trainer.here(folder.path, "--config.train.steps=10") == 0
+    done = trainer.process(folder.path, "--config.train.steps=10")
+    assert done.code == 0, done.err
     page = folder.path / "report" / "index.html"
-    assert page.is_file() and str(page) in capsys.readouterr().out
+    assert page.is_file() and str(page) in done.out
     assert max(row["step"] for row in folder.rows("metrics")) == 10
 
     before, start = folder.rows("events"), time.monotonic()
@@ -27,8 +28,8 @@ def test_more_steps(trainer, undisturbed, same, folder, one_device, capsys):
     assert "is finished" in said.err and str(page) in said.out
     assert folder.rows("events") == before
 
-    assert trainer.here(folder.path, "--config.train.steps=12") == 0
-    assert "train.steps: 10 before, 12 now" in capsys.readouterr().err
+    done = trainer.process(folder.path)
+    assert done.code == 0 and "train.steps: 10 before, 12 now" in done.err
     assert folder.rows("events", kind="resume")[-1]["step"] == 10
     same(folder, undisturbed)
 
