@@ -6,6 +6,7 @@
 # make clean   removes caches; `rm -r .venv` removes the environment as well
 #
 # Variables: WORKDIR=runs/openmoji  SEED=0  FRESH=1 (train from the beginning)  PYTHON=python3.12
+#            WORKERS=2 (processes of the tests)
 # Each target makes .venv and installs into it what it lacks. Nothing but pip needs a network.
 
 SHELL := bash
@@ -19,9 +20,11 @@ SEED ?=
 FRESH ?=
 PYTHON ?=
 EXTRAS ?= demo,dev,notebook
+WORKERS ?= 2
 
 comma := ,
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 INSTALLED := .venv/.installed-$(subst $(comma),-,$(EXTRAS))
 SOURCES := flamingo_jax experiments launch tests setup.py
 NOTEBOOKS := $(wildcard experiments/notebooks/*.ipynb)
@@ -61,10 +64,11 @@ endif
 	  $(if $(SEED),--config.seed=$(SEED))
 
 test: $(INSTALLED)
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
+# With LLVM's optimisation, which tests/conftest.py leaves out otherwise.
 check: lint
-	@$(BIN)/python -m pytest -m ''
+	@XLA_FLAGS= $(PYTEST) -m ''
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check --quiet $(SOURCES) $(NOTEBOOKS)

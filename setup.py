@@ -45,6 +45,7 @@ EXTRAS_REQUIRE = {
         "pyright[nodejs]>=1.1.414",
         "pytest>=9.2",
         "pytest-timeout>=2.4",
+        "pytest-xdist>=3.8",
         "ruff>=0.17.6,<0.18",
     ],
 }

@@ -78,6 +78,11 @@ class Run:
             self.assembled[stage] = made
         return self.assembled[stage]
 
+    def walked_back(self, stage: str, step: int, text: str) -> None:
+        """Says and records that a damaged step of a stage was passed over."""
+        self.workdir.event("walk-back", text, stage=stage, step=step)
+        progress.say(f"stage {stage}: {text}")
+
 
 def tokenizer(c: Any, workdir: Workdir) -> tokenizers.Tokenizer:
     """The run's tokenizer: the workdir's if it has one, else made as the config says and kept."""
@@ -117,12 +122,11 @@ def run_stage(run: Run, name: str) -> Outcome:
     if _is_behind(run, stage):
         return Outcome({}, 0.0, 0.0, finished_before=True)
 
-    def report(step: int, text: str) -> None:
-        workdir.event("walk-back", text, stage=name, step=step)
-        progress.say(f"stage {name}: {text}")
-
     with StageCheckpoints(
-        workdir.checkpoints(name), keep=c.checkpoint.keep, every=c.checkpoint.every, report=report
+        workdir.checkpoints(name),
+        keep=c.checkpoint.keep,
+        every=c.checkpoint.every,
+        report=functools.partial(run.walked_back, name),
     ) as checkpoints:
         restored = checkpoints.restore(stage.state.params, stage.state.opt)
         if restored is not None and restored.step >= stage.steps:
@@ -177,8 +181,9 @@ def _earlier(run: Run, stage: assemble.Stage) -> dict[str, jax.Array]:
         if name == stage.name:
             break
         if list_steps(run.workdir.checkpoints(name)):
-            abstract = run.assemble(name).trainable
-            found |= flatten_paths(load_params(run.workdir.checkpoints(name), abstract).params)
+            folder, abstract = run.workdir.checkpoints(name), run.assemble(name).trainable
+            report = functools.partial(run.walked_back, name)
+            found |= flatten_paths(load_params(folder, abstract, report=report).params)
     return found
 
 

@@ -142,7 +142,8 @@ def check(folder: pathlib.Path, at_least: int) -> int:
         steps = stage.steps()
         params, opt = abstract(shard(host_state(0), 8))
         restored = stage.restore(params, opt)
-        assert stage.steps() == steps, "a killed save has left a damaged step"
+        # A kill may come before the step beyond `keep` was let go of: then opening does it.
+        assert stage.steps() == steps[-2:], "a killed save has left a damaged step"
     if restored is None:
         assert at_least == 0
         return 0
