@@ -128,6 +128,7 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         attend=x.attend,
         project=x.project,
         remat=m.remat,
+        unroll=m.unroll,
         dtype=m.dtype,
         vision_dtype=m.vision.dtype,
     )
@@ -234,7 +235,7 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
     whole = flamingo_config(c, vocabulary)
     if name == "language":
         language = dataclasses.replace(whole.language, new_tokens=0)
-        whole = FlamingoConfig(language, remat=whole.remat, dtype=whole.dtype)
+        whole = FlamingoConfig(language, remat=whole.remat, unroll=whole.unroll, dtype=whole.dtype)
     constrain = sharding.constrain_rows(mesh)
     return _Kind(
         lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), constrain=constrain),

@@ -100,6 +100,7 @@ def _model() -> Config:
     c: Config = ConfigDict()
     c.dtype = "bfloat16"  # of activations and frozen weights; trained weights are f32
     c.remat = "full"  # none | full | dots: what a scanned group recomputes in its backward
+    c.unroll = False  # groups one after another in the program: faster for a few small ones
     c.language = _language()
     c.vision = ConfigDict()
     c.vision.variant = "F6"  # a row of model/nfnet.py's table

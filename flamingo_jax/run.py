@@ -158,7 +158,7 @@ def _identity(c: Any, tokenizer_digest: str) -> dict[str, Any]:
                 found[f"{prefix}.{key}"] = value
 
     add("tokenizer", {k: v for k, v in whole["tokenizer"].items() if k != "path"})
-    add("model", {k: v for k, v in whole["model"].items() if k != "remat"})
+    add("model", {k: v for k, v in whole["model"].items() if k not in ("remat", "unroll")})
     found["trainable"] = whole["trainable"]
     found["data.image_size"] = c.data.image_size
     for stage in c.stages:

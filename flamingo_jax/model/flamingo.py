@@ -46,6 +46,7 @@ class FlamingoConfig:
     attend: str = "one"
     project: bool = True  # media E → D once, before all gated layers
     remat: str = "none"
+    unroll: bool = False
     dtype: str = "bfloat16"
     vision_dtype: str = "bfloat16"
 
@@ -133,6 +134,7 @@ class Flamingo(nnx.Module):
             lambda _, layer: (None, _gated(graph, layer).keys_values(media, self.dtype)),
             None,
             state,
+            unroll=self.cfg.unroll,
         )
         return kv
 
@@ -240,6 +242,7 @@ class Flamingo(nnx.Module):
             cache=cache,
             media_cache=media_cache,
             remat="none" if cache is not None else self.cfg.remat,
+            unroll=self.cfg.unroll,
             constrain=self.constrain,
             dtype=self.dtype,
         )

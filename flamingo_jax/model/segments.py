@@ -90,6 +90,7 @@ def run(
     cache: tuple[Array, Array] | None = None,
     media_cache: Any = None,
     remat: str = "none",
+    unroll: bool = False,
     constrain: Callable[[Array], Array] = lambda x: x,
     dtype: Any,
 ) -> tuple[Array, tuple[Array, Array] | None]:
@@ -105,6 +106,8 @@ def run(
       cache: self-attention keys and values [L, B, S, K, H] each, or None.
       media_cache: whatever `gated` takes a layer, stacked [n, …], or None.
       remat: "none" or a key of `REMAT`: what a group's backward recomputes.
+      unroll: lay the groups out one after another in the program: faster for a few small ones,
+        where stacking what the backward needs costs as much as computing it.
       constrain: applied to x after each group (a sharding constraint).
       dtype: of the computation.
 
@@ -122,7 +125,7 @@ def run(
         block_part, kept, xattn_part, media = layer
         if xattn_part is not None and gated is not None:
             x = gated(nnx.merge(xattn_graph, xattn_part), x, media)
-        x, kept = jax.lax.scan(one_block, x, (block_part, kept))
+        x, kept = jax.lax.scan(one_block, x, (block_part, kept), unroll=unroll)
         return constrain(x), kept
 
     if remat != "none":
@@ -138,7 +141,7 @@ def run(
             media = jax.tree.map(lambda a: a[:, 0], _cut(media_cache, *take))
             first_gated += part.repeats
         layers = (_cut(block_state, *sizes), _cut(cache, *sizes), xattn_part, media)
-        x, kept = jax.lax.scan(group, x, layers)
+        x, kept = jax.lax.scan(group, x, layers, unroll=unroll)
         caches.append(kept)
         first_block += part.repeats * part.blocks
     return x, None if cache is None else _join(caches)

@@ -340,14 +340,14 @@ def same_gradients(reference: FlamingoConfig, others: Sequence[FlamingoConfig]) 
             np.testing.assert_allclose(found[path], gradient, atol=1e-6, err_msg=path)
 
 
-def cut(parts: tuple[seg.Segment, ...], remat: str = "none") -> Cut:
-    base = whole(vision=None, remat=remat)
+def cut(parts: tuple[seg.Segment, ...], remat: str = "none", unroll: bool = False) -> Cut:
+    base = whole(vision=None, remat=remat, unroll=unroll)
     fields: dict[str, Any] = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
     return Cut(**fields, parts=parts)
 
 
 def test_segments_and_rematerialisation_leave_flamingos_gradients():
-    others = [cut(TWO_GROUPS, "full"), cut(TWO_SEGMENTS, "dots")]
+    others = [cut(TWO_GROUPS, "full"), cut(TWO_SEGMENTS, "dots", unroll=True)]
     same_gradients(cut(TWO_GROUPS), others)
 
 

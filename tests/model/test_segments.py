@@ -72,11 +72,13 @@ def stack(numbers):
     return nnx.vmap(AffineBlock)(jnp.asarray(numbers, jnp.float32))
 
 
-@pytest.mark.parametrize("remat", ["none", *seg.REMAT])
+@pytest.mark.parametrize(
+    ("remat", "unroll"), [*((remat, False) for remat in ("none", *seg.REMAT)), ("none", True)]
+)
 @pytest.mark.parametrize(
     ("blocks", "every", "offset"), [(5, 2, 0), (5, 2, 1), (4, 1, 0), (3, 9, 0)]
 )
-def test_layers_run_in_order_with_their_own_caches(blocks, every, offset, remat):
+def test_layers_run_in_order_with_their_own_caches(blocks, every, offset, remat, unroll):
     parts = segments(blocks, every, offset)
     gates = jnp.arange(100.0, 100 + xattn_layers(parts))
     cache = (jnp.arange(blocks, dtype=jnp.float32) * 10, jnp.zeros(blocks))
@@ -94,6 +96,7 @@ def test_layers_run_in_order_with_their_own_caches(blocks, every, offset, remat)
         cache=cache,
         media_cache=gates / 2,
         remat=remat,
+        unroll=unroll,
         dtype=jnp.float32,
     )
     expected, first, second, gate = np.ones(1), [], [], 0

@@ -43,7 +43,6 @@ BLOCK = 128
 _PASSES = 1_000  # of `pairs` over the training pictures
 _GROUPED = 0.4  # of each pass, as groups of one family
 _GROUP = 6  # pictures of a group, at most
-_PAIRS_WITH_COLOURS = 0.2  # of the contrastive texts go on with the colours
 
 
 class Part:
@@ -212,16 +211,14 @@ def _pairs(known: Collection, split: str, seed: int) -> Part:
         _name("pairs", split),
         seed,
         passes * size,
-        lambda rng, i: _pair(shown[order(i // size)[i % size]], rng, _contrastive_text),
+        lambda rng, i: _named(shown[order(i // size)[i % size]]),
         lambda: (picture.medium for picture in shown),
         ordered=True,
     )
 
 
-def _contrastive_text(rng: random.Random, picture: Picture) -> str:
-    if rng.random() < _PAIRS_WITH_COLOURS:
-        return f"{caption(picture)}, {sentences.colours(picture)}"
-    return caption(picture)
+def _named(picture: Picture) -> tuple[Medium, str]:
+    return picture.medium, caption(picture)
 
 
 def _pass(shown: tuple[Picture, ...], seed: int, number: int) -> tuple[int, ...]:

@@ -24,7 +24,7 @@ TRAIN = "train"
 COMBINATIONS = "combinations"
 CONCEPTS = "concepts"
 
-_COMBINATIONS_SHARE = 0.19  # of all pictures with skin tones
+_COMBINATIONS_SHARE = 0.15  # of all pictures with skin tones
 _CONCEPTS = 195  # at most; and no more than a sixth of the candidates
 _VALIDATION = 3  # every third is for validation
 _TONED_LEFT = 2  # other toned pictures that each base name keeps for training
