@@ -37,7 +37,7 @@ def test_every_item_is_sound(known, all_probes):
         own = {p.code for p in known.of(split)}
         assert len({probe.key for probe in all_probes[split]}) == len(all_probes[split])
         for probe in all_probes[split]:
-            assert len(probe.items) >= 50, probe.key
+            assert len(probe.items) >= 45, probe.key
             for item in probe.items:
                 assert len(set(item.choices)) == len(item.choices) > 1
                 assert 0 <= item.answer < len(item.choices)
