@@ -149,6 +149,16 @@ def test_the_first_logits_are_the_bare_models_bit_for_bit(name):
             np.testing.assert_array_equal(found[..., :V], canonical)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_first_logits_are_the_bare_models_with_groups_unrolled(dtype):
+    cfg = whole(every=1, dtype=dtype, vision=None, unroll=True)
+    graph, params = init(cfg)
+    batch, run = example_of_features(), forward(graph)
+    expected = bare_logits(cfg, batch)
+    for seen in (batch, without_media(batch)):
+        np.testing.assert_array_equal(run(params, seen)[..., :V], expected)
+
+
 @pytest.mark.parametrize(("every", "offset"), SEGMENTATIONS)
 def test_the_first_logits_in_bfloat16_are_the_bare_models_in_the_same_segments(every, offset):
     cfg = whole(every=every, offset=offset, dtype="bfloat16", vision=None)
