@@ -24,11 +24,12 @@ from flamingo_jax.errors import InputError
 from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
 from flamingo_jax.model.language import DecoderConfig
-from flamingo_jax.model.nfnet import VARIANTS, VisionConfig
+from flamingo_jax.model.nfnet import VARIANTS
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.text import TextConfig
+from flamingo_jax.model.vision import VisionConfig
 from flamingo_jax.model.xattn import XattnConfig
-from flamingo_jax.shapes import Array, Params, flatten_paths, unflatten_paths
+from flamingo_jax.shapes import Array, Batch, Params, flatten_paths, unflatten_paths
 from flamingo_jax.train import losses
 from flamingo_jax.train import optimizer as opt
 from flamingo_jax.train import step as steps
@@ -78,6 +79,15 @@ class Stage:
     datasets: dict[str, DatasetSpec]
     weights: dict[str, float]
 
+    def abstract_batches(self, media: tuple[int, ...] | None = None) -> dict[str, Batch]:
+        """The global batches of a step, by dataset, with their shardings.
+
+        Args:
+          media: dims of a frame's cached features, (P, E); None = pixels.
+        """
+        rows = sharding.rows_sharding(self.mesh)
+        return {name: _abstract_batch(spec, media, rows) for name, spec in self.datasets.items()}
+
     def initial(self, seed: int, paths: set[str], dtype: Any = jnp.float32) -> Params:
         """Initial values of the parameters at `paths`, made sharded, the same on every mesh."""
         shardings = flatten_paths(sharding.param_shardings(self.abstract, self.mesh))
@@ -88,6 +98,25 @@ class Stage:
 
         out = {path: shardings[path] for path in sorted(paths)}
         return unflatten_paths(jax.jit(make, out_shardings=out)())
+
+
+def _abstract_batch(spec: DatasetSpec, media: tuple[int, ...] | None, rows: Any) -> Batch:
+    def array(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((spec.batch, *dims), dtype, sharding=rows)
+
+    T, M, side = spec.length, spec.media, spec.image_size
+    if media is None or not M:
+        shown = array(jnp.uint8, M, spec.frames, side, side, 3)
+    else:
+        shown = array(jnp.bfloat16, M, spec.frames, *media)
+    return Batch(
+        tokens=array(jnp.int32, T),
+        positions=array(jnp.int32, T),
+        media=shown,
+        frames=array(jnp.int32, M),
+        media_of_token=array(jnp.int32, T),
+        loss_mask=array(jnp.float32, T),
+    )
 
 
 def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
@@ -156,13 +185,13 @@ def vision_config(c: Any) -> VisionConfig:
     nfnet = dataclasses.replace(
         VARIANTS[v.variant], ws_eps=v.ws_eps, stochastic_depth=v.stochastic_depth
     )
-    return VisionConfig(nfnet=nfnet, standardise=v.standardise, mean=v.mean, std=v.std)
+    return VisionConfig(nfnet, v.activated, v.standardise, v.mean, v.std)
 
 
 def contrastive_config(c: Any, vocabulary: Vocabulary) -> ContrastiveConfig:
     """Both towers of the contrastive stage."""
     t, k = c.model.text, c.model.contrastive
-    vision = dataclasses.replace(vision_config(c), standardise=False)
+    vision = dataclasses.replace(vision_config(c), activated=True, standardise=False)
     text = TextConfig(vocabulary.size, t.width, t.blocks, t.heads, t.hidden, t.max_length)
     return ContrastiveConfig(vision, text, k.width, k.temperature, k.label_smoothing, dtype=k.dtype)
 

@@ -110,6 +110,7 @@ def _model() -> Config:
     c.vision.ws_eps = 1e-4  # of weight standardisation: 1e-4 the paper's code, 1e-5 timm
     c.vision.dtype = "bfloat16"  # of the encoder's activations once it is frozen
     c.vision.stochastic_depth = 0.0  # contrastive stage only
+    c.vision.activated = True  # Flamingo's features after the encoder's last activation, or before
     c.vision.standardise = False  # features' mean and deviation per channel, measured once
     c.text = ConfigDict()  # the contrastive text encoder (BERT's kind)
     c.text.width = 256

@@ -42,12 +42,23 @@ def encode_all(
       {key: bf16[F, P, E]}.
     """
     found: dict[Key, list[np.ndarray]] = {}
+
+    def keep(keys: list[Key | None], encoded: Array) -> None:
+        features = np.asarray(encoded).astype(ml_dtypes.bfloat16)
+        for place, key in enumerate(keys):
+            if key is not None:
+                found.setdefault(key, []).append(features[place])
+
     with progress.bar(title, total, unit="media") as bar:
+        running: tuple[list[Key | None], Array] | None = None
         for keys, frames in _batches(media):
-            features = np.asarray(encode(frames)).astype(ml_dtypes.bfloat16)
-            for place, key in enumerate(keys):
-                if key is not None:
-                    found.setdefault(key, []).append(features[place])
+            # The next pictures are decoded while the device computes.
+            before, running = running, (keys, encode(frames))
+            if before is not None:
+                keep(*before)
+                bar.advance(len(found))
+        if running is not None:
+            keep(*running)
             bar.advance(len(found))
     return {key: np.stack(parts) for key, parts in found.items()}
 

@@ -29,7 +29,7 @@ from flamingo_jax.data.document import Medium, Source
 from flamingo_jax.data.pipeline import Pipeline
 from flamingo_jax.data.rows import CLEAN, DatasetSpec, enumerate_media
 from flamingo_jax.errors import InputError
-from flamingo_jax.model.nfnet import VisionConfig, VisionTower
+from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.preemption import StopRequest
 from flamingo_jax.shapes import Params, flatten_paths, unflatten_paths
 from flamingo_jax.training import Feeds, Outcome, Settings, StageLoop
@@ -148,6 +148,7 @@ def run_stage(run: Run, name: str) -> Outcome:
             lambda: _initial(run, stage),
             frozen,
             lambda: feeds(run, stage, frozen, first_step),
+            _cached_shape(run, stage),
         )
 
 
@@ -277,12 +278,24 @@ def open_sources(run: Run, stage: assemble.Stage, split: str) -> dict[str, Sourc
     return opened
 
 
+def _cached_shape(run: Run, stage: assemble.Stage) -> tuple[int, int] | None:
+    """(P, E) of a frame's cached features, or None where the stage's batches hold pixels."""
+    c = run.config
+    media = any(spec.media for spec in stage.datasets.values())
+    if stage.name != "flamingo" or not (c.data.cache_features and media):
+        return None
+    nfnet = assemble.vision_config(c).nfnet
+    size = c.data.image_size or c.model.vision.image_size
+    return nfnet.grid(size) ** 2, nfnet.features_width
+
+
 def _cached_features(
     run: Run, stage: assemble.Stage, frozen: Params, split: str
 ) -> dict[str, features.FeatureTable] | None:
     """Features of every version of every medium of a split, or None where that is not asked for."""
     c = run.config
-    if stage.name != "flamingo" or not c.data.cache_features:
+    shape = _cached_shape(run, stage)
+    if shape is None:
         return None
     if any(path.startswith("vision/") for path in flatten_paths(stage.trainable)):
         raise InputError("config.data.cache_features needs a frozen encoder; see config.trainable")
@@ -297,10 +310,7 @@ def _cached_features(
     pixels = features.rendered(wanted, c.seed, bad)
     encode = _encoder(run, frozen["vision"])
     found = features.encode_all(encode, pixels, len(wanted), f"features, {split}")
-    if not found:
-        return None
-    P, E = next(iter(found.values())).shape[1:]
-    return {name: features.FeatureTable(found, bad, (P, E)) for name in stage.datasets}
+    return {name: features.FeatureTable(found, bad, shape) for name in stage.datasets}
 
 
 def _pipeline(

@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -108,6 +109,7 @@ class StageLoop:
         initial: Callable[[], Params],
         frozen: Params,
         feeds: Callable[[], Feeds],
+        media: tuple[int, ...] | None = None,
     ) -> Outcome:
         """Trains to the last step.
 
@@ -116,6 +118,7 @@ class StageLoop:
           initial: makes the trainable parameters of a fresh start.
           frozen: the frozen parameters, on the devices.
           feeds: opens the data; not called where nothing is left to do.
+          media: dims of a frame's cached features, (P, E), if the batches hold them.
 
         Raises:
           Preempted: after a request to stop, with everything saved.
@@ -124,6 +127,11 @@ class StageLoop:
         if restored is not None and restored.step >= stage.steps:
             return Outcome(restored.params, 0.0, 0.0, finished_before=True)
         begin = time.monotonic()
+        # The step is compiled while the data is opened: features may have to be computed first.
+        # jit finds the finished program when it is called with arrays of these shapes.
+        abstract = stage.abstract_batches(media)
+        background = ThreadPoolExecutor(1, thread_name_prefix="compile")
+        update = background.submit(_compile, stage.update, stage.state, stage.frozen, abstract)
         state = self._state(restored, initial)
         first = 0 if restored is None else restored.step
         self.workdir.event(
@@ -134,7 +142,12 @@ class StageLoop:
         )
         self._scalars = self.workdir.scalars(stage.name, first)
         data = feeds()
+        if data.validation:
+            measured = {name: abstract[name] for name in data.validation[0]}
+            background.submit(_compile, stage.evaluate, stage.trainable, stage.frozen, measured)
+        background.shutdown(wait=False)
         batches = data.train(first)
+        update.result()
         ahead: collections.deque[Any] = collections.deque()
         compiled = 0.0
         with self.stop.deferred(), progress.bar(stage.name, stage.steps, first) as bar:
@@ -309,6 +322,10 @@ class StageLoop:
         self._log(row)
         self.workdir.event("alarm", text, stage=self.stage.name, step=step)
         progress.say(f"ALARM: {text}")
+
+
+def _compile(function: Any, *arguments: Any) -> None:
+    function.lower(*arguments).compile()
 
 
 def summarise(sums: dict[str, float]) -> dict[str, float]:

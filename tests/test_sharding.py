@@ -16,9 +16,10 @@ from flamingo_jax.model import nfnet
 from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
 from flamingo_jax.model.language import DecoderConfig
-from flamingo_jax.model.nfnet import VARIANTS, NFNetConfig, VisionConfig
+from flamingo_jax.model.nfnet import VARIANTS, NFNetConfig
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.text import TextConfig
+from flamingo_jax.model.vision import VisionConfig
 from flamingo_jax.model.xattn import XattnConfig
 from flamingo_jax.shapes import Batch, flatten_paths, map_paths, merge_trees
 from flamingo_jax.train.step import TrainState

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flamingo_jax.model.layers import Linear
-from flamingo_jax.model.nfnet import VisionConfig, VisionTower
 from flamingo_jax.model.text import TextConfig, TextEncoder
+from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.shapes import Array
 
 MAX_LOGIT_SCALE = math.log(100.0)

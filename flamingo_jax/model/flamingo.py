@@ -27,8 +27,8 @@ from flamingo_jax.model.language import (
 )
 from flamingo_jax.model.layers import Linear
 from flamingo_jax.model.masks import cached_causal_mask, causal_mask, media_mask
-from flamingo_jax.model.nfnet import VisionConfig, VisionTower
 from flamingo_jax.model.resampler import Resampler, ResamplerConfig
+from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.model.xattn import GatedCrossAttention, XattnConfig
 from flamingo_jax.shapes import Array, Batch
 

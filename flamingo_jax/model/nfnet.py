@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -34,9 +33,6 @@ GAMMAS = {
     "silu": 1.7881293296813965,
 }
 """What makes act(x) of a unit normal x have variance 1 (NF, base.py)."""
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def quad_stem(width: int) -> tuple[tuple[int, int], ...]:
@@ -308,8 +304,15 @@ class NFNet(nnx.Module):
         """
         return self.activations(pixels, dtype, key)[-1]
 
+    def linear(self, pixels: Array, dtype: Any, key: Array | None = None) -> Array:
+        """As `__call__`, but before the last activation."""
+        return self.activations(pixels, dtype, key)[-2]
+
     def activations(self, pixels: Array, dtype: Any, key: Array | None = None) -> list[Array]:
-        """What the stem and each stage put out, [B, y, x, C] each, and the features."""
+        """What the stem, each stage and the last convolution put out, and the features.
+
+        [B, y, x, C] each. Without a last convolution the features follow on the last stage.
+        """
         cfg, x = self.cfg, pixels.astype(dtype)
         for i in range(len(cfg.stem)):
             x = getattr(self.stem, f"conv{i}")(x if i == 0 else _activate(x, cfg), dtype)
@@ -318,60 +321,15 @@ class NFNet(nnx.Module):
         for i in range(len(cfg.widths)):
             stage_key = None if key is None else jax.random.fold_in(key, i)
             outputs.append(getattr(self, f"stage{i + 1}")(outputs[-1], dtype, stage_key))
-        x = outputs[-1] if self.final is None else self.final(outputs[-1], dtype)
-        return [*outputs, _activate(x, cfg)]
+        if self.final is not None:
+            outputs.append(self.final(outputs[-1], dtype))
+        return [*outputs, _activate(outputs[-1], cfg)]
 
     def logits(self, features: Array) -> Array:
         """Features [B, y, x, E] → f32[B, classes], from their mean over the picture."""
         if self.head is None:
             raise ValueError("this NFNet was made without classes")
         return self.head(jnp.mean(features.astype(jnp.float32), axis=(1, 2)), jnp.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class VisionConfig:
-    """An encoder of u8 pixels.
-
-    Attributes:
-      nfnet: the network.
-      standardise: (features - mean) / deviation, a channel at a time, with the two as parameters.
-      mean: of R, G, B in 0…1; the defaults bring ImageNet to "mean 0 and variance 1" (Flamingo's
-        model card), as NF's dataset.py and timm's dm_nfnet do.
-      std: deviations of R, G, B in 0…1.
-    """
-
-    nfnet: NFNetConfig
-    standardise: bool = False
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-
-
-class VisionTower(nnx.Module):
-    """Pixels to a sequence of features: nfnet/…, and mean[E], deviation[E] where standardised.
-
-    The two start at 0 and 1 and are to be measured once on the training pictures; no gradient
-    reaches them.
-    """
-
-    def __init__(self, cfg: VisionConfig, *, rngs: nnx.Rngs):
-        """Makes the parameters."""
-        self.cfg = cfg
-        self.nfnet = NFNet(cfg.nfnet, rngs=rngs)
-        E = cfg.nfnet.features_width
-        self.mean = nnx.Param(jnp.zeros((E,), jnp.float32)) if cfg.standardise else None
-        self.deviation = nnx.Param(jnp.ones((E,), jnp.float32)) if cfg.standardise else None
-
-    def __call__(self, pixels: Array, dtype: Any, key: Array | None = None) -> Array:
-        """u8[B, Y, X, 3] → [B, P, E] in `dtype`, rows of the picture one after the other."""
-        mean, std = (jnp.asarray(v, jnp.float32) for v in (self.cfg.mean, self.cfg.std))
-        features = self.nfnet((pixels.astype(jnp.float32) / 255 - mean) / std, dtype, key)
-        # Not -1: a batch without any picture has no size to infer it from.
-        B, *grid, E = features.shape
-        features = features.reshape(B, math.prod(grid), E)
-        if self.mean is None or self.deviation is None:
-            return features
-        mean, deviation = (lax.stop_gradient(p[...]) for p in (self.mean, self.deviation))
-        return ((features - mean) / deviation).astype(dtype)
 
 
 def count_flops(cfg: NFNetConfig, image_size: int) -> int:

@@ -13,8 +13,9 @@ def flamingo_config(vocab: int, positions: str) -> Any:
     # Imported here: this file may be read before tests/conftest.py has set JAX up.
     from flamingo_jax.model.flamingo import FlamingoConfig
     from flamingo_jax.model.language import DecoderConfig
-    from flamingo_jax.model.nfnet import NFNetConfig, VisionConfig, quad_stem
+    from flamingo_jax.model.nfnet import NFNetConfig, quad_stem
     from flamingo_jax.model.resampler import ResamplerConfig
+    from flamingo_jax.model.vision import VisionConfig
     from flamingo_jax.model.xattn import XattnConfig
 
     vision = NFNetConfig(

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
-from flamingo_jax.model.nfnet import NFNetConfig, VisionConfig
+from flamingo_jax.model.nfnet import NFNetConfig
 from flamingo_jax.model.text import TextConfig
+from flamingo_jax.model.vision import VisionConfig
 
 SMALL = NFNetConfig(
     widths=(8,), depths=(1,), strides=(1,), stem=((4, 2), (8, 2)), group_width=8, final_width=8

@@ -13,8 +13,9 @@ from flax import nnx
 from flamingo_jax.model import counts
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
 from flamingo_jax.model.language import DecoderConfig
-from flamingo_jax.model.nfnet import VARIANTS, VisionConfig
+from flamingo_jax.model.nfnet import VARIANTS
 from flamingo_jax.model.resampler import ResamplerConfig
+from flamingo_jax.model.vision import VisionConfig
 from flamingo_jax.model.xattn import XattnConfig
 from flamingo_jax.shapes import Batch, flatten_paths, merge_trees, unflatten_paths
 

@@ -15,8 +15,9 @@ from flamingo_jax.model import segments as seg
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
 from flamingo_jax.model.language import DecoderConfig, place
 from flamingo_jax.model.masks import causal_mask, media_mask
-from flamingo_jax.model.nfnet import NFNetConfig, VisionConfig
+from flamingo_jax.model.nfnet import NFNetConfig
 from flamingo_jax.model.resampler import ResamplerConfig
+from flamingo_jax.model.vision import VisionConfig
 from flamingo_jax.model.xattn import XattnConfig
 from flamingo_jax.shapes import Batch, Params, flatten_paths, map_paths
 

@@ -10,16 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flamingo_jax.model.nfnet import (
-    GAMMAS,
-    VARIANTS,
-    NFNet,
-    NFNetConfig,
-    Stage,
-    VisionConfig,
-    VisionTower,
-    count_flops,
-)
+from flamingo_jax.model.nfnet import GAMMAS, VARIANTS, NFNet, NFNetConfig, Stage, count_flops
+from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.shapes import flatten_paths, map_paths
 
 # Two stages, one of them with a scanned rest: little to compile. GROUPED has two groups there.
@@ -269,6 +261,18 @@ def test_standardised_features():
     params["mean"], params["deviation"] = jnp.linspace(-1, 1, E), jnp.linspace(0.5, 2, E)
     expected = (features - np.asarray(params["mean"])) / np.asarray(params["deviation"])
     np.testing.assert_allclose(run(graph, params, pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_features_before_the_last_activation():
+    towers = (VisionConfig(TINY, activated=flag) for flag in (True, False))
+    (graph, params), (linear, _) = (
+        make(lambda cfg=cfg: VisionTower(cfg, rngs=nnx.Rngs(0))) for cfg in towers
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    features, before = run(graph, params, pixels), run(linear, params, pixels)
+    assert np.asarray(before).min() < 0
+    gelu = jax.nn.gelu(before, approximate=True) * GAMMAS["gelu_tanh"]
+    np.testing.assert_allclose(features, gelu, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -174,19 +174,18 @@ def _largest_gate(subject: Subject) -> Check:
 
 def _curves(known: Collection, examiner: Examiner, request: Request) -> list[dict[str, Any]]:
     limit = min(request.queries or CURVE_QUERIES, CURVE_QUERIES)
-    made = [
-        _curve(
-            f"{group}/new format",
-            f"{title}: a format never trained (“{probes.NEW_FORMAT}”), one of 16 names",
-            [probes.new_format(known, request.split, request.seed, group, k) for k in probes.SHOTS],
-            examiner,
-            limit,
-        )
-        for group, title in GROUPS.items()
-    ]
+    group = splits.COMBINATIONS
+    title = GROUPS[group]
+    new_format = _curve(
+        f"{group}/new format",
+        f"{title}: a format never trained (“{probes.NEW_FORMAT}”), one of 16 names",
+        [probes.new_format(known, request.split, request.seed, group, k) for k in probes.SHOTS],
+        examiner,
+        limit,
+    )
     series = [probes.series(known, request.split, request.seed, k) for k in probes.SHOTS]
-    title = "unseen combinations: one of its own family, after examples of that family"
-    return [*made, _curve(f"{splits.COMBINATIONS}/series", title, series, examiner, limit)]
+    title = f"{title}: one of its own family, after examples of that family"
+    return [new_format, _curve(f"{group}/series", title, series, examiner, limit)]
 
 
 def _curve(
