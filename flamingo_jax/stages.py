@@ -148,7 +148,7 @@ def run_stage(run: Run, name: str) -> Outcome:
             lambda: _initial(run, stage),
             frozen,
             lambda: feeds(run, stage, frozen, first_step),
-            _cached_shape(run, stage),
+            cached_shape(run.config, stage),
         )
 
 
@@ -278,9 +278,8 @@ def open_sources(run: Run, stage: assemble.Stage, split: str) -> dict[str, Sourc
     return opened
 
 
-def _cached_shape(run: Run, stage: assemble.Stage) -> tuple[int, int] | None:
+def cached_shape(c: Any, stage: assemble.Stage) -> tuple[int, int] | None:
     """(P, E) of a frame's cached features, or None where the stage's batches hold pixels."""
-    c = run.config
     media = any(spec.media for spec in stage.datasets.values())
     if stage.name != "flamingo" or not (c.data.cache_features and media):
         return None
@@ -294,7 +293,7 @@ def _cached_features(
 ) -> dict[str, features.FeatureTable] | None:
     """Features of every version of every medium of a split, or None where that is not asked for."""
     c = run.config
-    shape = _cached_shape(run, stage)
+    shape = cached_shape(c, stage)
     if shape is None:
         return None
     if any(path.startswith("vision/") for path in flatten_paths(stage.trainable)):

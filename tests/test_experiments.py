@@ -1,10 +1,11 @@
 """The published sizes count what the paper prints; every experiment assembles."""
 
 import decimal
+import json
 import pathlib
+import runpy
 
 import jax
-import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -12,7 +13,6 @@ from flamingo_jax import assemble, config, sharding
 from flamingo_jax.model import counts
 from flamingo_jax.model.flamingo import Flamingo
 from flamingo_jax.model.segments import xattn_layers
-from flamingo_jax.shapes import Batch
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[1] / "experiments"
 VOCABULARY = assemble.Vocabulary(32_000, 1)  # <EOC> is new
@@ -36,24 +36,6 @@ def count(c) -> dict[str, int]:
     shape = assemble.flamingo_config(c, VOCABULARY)
     model = nnx.eval_shape(lambda: Flamingo(shape, rngs=nnx.Rngs(0)))
     return counts.parameters(nnx.to_pure_dict(nnx.state(model)))
-
-
-def batches(stage) -> dict[str, Batch]:
-    """The shapes of a step's batches."""
-    found = {}
-    for name, spec in stage.datasets.items():
-        shape, media = (spec.batch, spec.length), (spec.batch, spec.media)
-        tokens = jax.ShapeDtypeStruct(shape, jnp.int32)
-        pixels = (*media, spec.frames, spec.image_size, spec.image_size, 3)
-        found[name] = Batch(
-            tokens=tokens,
-            positions=tokens,
-            media=jax.ShapeDtypeStruct(pixels, jnp.uint8),
-            frames=jax.ShapeDtypeStruct(media, jnp.int32),
-            media_of_token=tokens,
-            loss_mask=jax.ShapeDtypeStruct(shape, jnp.float32),
-        )
-    return found
 
 
 def printed(number: int, like: str) -> str:
@@ -131,7 +113,16 @@ def test_a_tiny_step_gives_the_state_back():
     c = load("flamingo_80b", "tiny")
     stage = assemble.stage(c, "flamingo", assemble.Vocabulary(300, 2), mesh)
     assert {part.blocks for part in assemble.flamingo_config(c, VOCABULARY).segments} == {7, 3}
-    state, metrics = stage.update.eval_shape(stage.state, stage.frozen, batches(stage))
+    state, metrics = stage.update.eval_shape(stage.state, stage.frozen, stage.abstract_batches())
     shapes = jax.tree.map(lambda a: (a.shape, a.dtype), (state, stage.state))
     assert shapes[0] == shapes[1]
     assert {f"{name}/loss" for name in ("m3w", "align", "ltip", "vtp")} <= metrics.keys()
+
+
+def test_the_benchmark_of_updates(capsys):
+    path = EXPERIMENTS / "benchmarks" / "update.py"
+    main = runpy.run_path(str(path))["main"]
+    main([f"--config={EXPERIMENTS / 'openmoji.py'}:tiny", "--updates=3"])
+    told = json.loads(capsys.readouterr().out)
+    assert 0 < told["fastest"] <= told["seconds"] <= told["slowest"]
+    assert told["tokens_per_second"] > 0

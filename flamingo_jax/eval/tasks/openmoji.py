@@ -22,8 +22,10 @@ from flamingo_jax.eval.rows import Prompt
 from flamingo_jax.eval.tasks import Request, Subject, Towers
 
 GROUPS = {splits.COMBINATIONS: "unseen combinations", splits.CONCEPTS: "unseen concepts"}
-CURVE_QUERIES = 60
+CURVE_QUERIES = 64
 """Questions of each point of a few-shot curve: their prompts are long."""
+CLIP_QUERIES = 128
+"""Questions about clips of each kind: eight frames are to be encoded for each."""
 SAMPLES = {splits.COMBINATIONS: 24, splits.CONCEPTS: 12}
 
 
@@ -128,19 +130,20 @@ def _naming(known: Collection, examiner: Examiner, request: Request) -> Iterator
 def _facts(known: Collection, examiner: Examiner, request: Request) -> Iterator[Check]:
     asked = [
         (f"{group}/colour", f"{title}: first colour, 11-way",
-         probes.first_colour(known, request.split, request.seed, group))
+         probes.first_colour(known, request.split, request.seed, group), request.queries)
         for group, title in GROUPS.items()
     ]  # fmt: skip
+    limit = min(request.queries or CLIP_QUERIES, CLIP_QUERIES)
     asked.append(
         ("clips/motion", "clips: which of six motions",
-         probes.motion(known, request.split, request.seed))
+         probes.motion(known, request.split, request.seed), limit)
     )  # fmt: skip
     asked.append(
         ("clips/order", "clips: which of two pictures came first",
-         probes.succession(known, request.split, request.seed))
+         probes.succession(known, request.split, request.seed), limit)
     )  # fmt: skip
-    for key, title, probe in asked:
-        right, shuffled, _ = _asked(probe, examiner, request.queries)
+    for key, title, probe, limit in asked:
+        right, shuffled, _ = _asked(probe, examiner, limit)
         n = len(right.answers)
         yield Check(key, title, "%", n, right.right(), shuffled.right(), chance=100 * probe.chance)
 
