@@ -192,7 +192,7 @@ def contrastive_config(c: Any, vocabulary: Vocabulary) -> ContrastiveConfig:
     """Both towers of the contrastive stage."""
     t, k = c.model.text, c.model.contrastive
     vision = dataclasses.replace(vision_config(c), activated=True, standardise=False)
-    text = TextConfig(vocabulary.size, t.width, t.blocks, t.heads, t.hidden, t.max_length)
+    text = TextConfig(vocab=vocabulary.size, **dict(t))
     return ContrastiveConfig(vision, text, k.width, k.temperature, k.label_smoothing, dtype=k.dtype)
 
 

@@ -118,6 +118,8 @@ def _model() -> Config:
     c.text.heads = 4
     c.text.hidden = 1024
     c.text.max_length = 64
+    c.text.residual_init = 1.0  # blocks' last linears, times 1/sqrt(fan-in); 0 = none adds at first
+    c.text.positions_init = 0.02  # deviation of the position embeddings at first
     c.contrastive = ConfigDict()
     c.contrastive.width = 1376  # A
     c.contrastive.temperature = 0.07  # the initial one, learnt as log(1 / temperature)

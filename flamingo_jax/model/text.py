@@ -15,14 +15,29 @@ from flamingo_jax.shapes import Array
 
 @dataclasses.dataclass(frozen=True)
 class TextConfig:
-    """The text tower's shape."""
+    """The text tower's shape and start.
 
-    vocab: int  # V
+    Attributes:
+      vocab: V.
+      width: of the tokens, and of a text.
+      blocks: L.
+      heads: N.
+      hidden: I.
+      max_length: learnt positions.
+      residual_init: the last linears of a block start normal with this deviation times
+        1/sqrt(fan-in). At 0, and with `positions_init` 0, a text starts as the bag of its tokens.
+      positions_init: deviation of the initial position embeddings; BERT's is 0.02.
+      norm_eps: of the layer norms.
+    """
+
+    vocab: int
     width: int
     blocks: int
     heads: int
     hidden: int
     max_length: int
+    residual_init: float = 1.0
+    positions_init: float = 0.02
     norm_eps: float = 1e-12
 
 
@@ -31,13 +46,16 @@ class TextBlock(nnx.Module):
 
     def __init__(self, cfg: TextConfig, *, rngs: nnx.Rngs):
         """Makes one block; the stack is made by `TextEncoder`."""
-        width = cfg.width
+        width, hidden = cfg.width, cfg.hidden
+        normal, scale = nnx.initializers.normal, cfg.residual_init
         self.query = Linear(width, width, bias=True, rngs=rngs)
         self.key = Linear(width, width, bias=True, rngs=rngs)
         self.value = Linear(width, width, bias=True, rngs=rngs)
-        self.out = Linear(width, width, bias=True, rngs=rngs)
+        self.out = Linear(width, width, bias=True, init=normal(scale * width**-0.5), rngs=rngs)
         self.norm_attention = Norm(width, eps=cfg.norm_eps)
-        self.dense = FeedForward(width, cfg.hidden, bias=True, rngs=rngs)
+        self.dense = FeedForward(
+            width, hidden, bias=True, out_init=normal(scale * hidden**-0.5), rngs=rngs
+        )
         self.norm_dense = Norm(width, eps=cfg.norm_eps)
         self.heads = cfg.heads
 
@@ -55,10 +73,13 @@ class TextEncoder(nnx.Module):
     """Token and position embeddings, a norm, and the stacked blocks [L, …]."""
 
     def __init__(self, cfg: TextConfig, *, rngs: nnx.Rngs):
-        """Embeddings start normal with deviation 0.02, as BERT's."""
-        init = nnx.initializers.normal(0.02)
-        self.table = nnx.Param(init(rngs.params(), (cfg.vocab, cfg.width), jnp.float32))
-        self.positions = nnx.Param(init(rngs.params(), (cfg.max_length, cfg.width), jnp.float32))
+        """Token embeddings start normal with deviation 0.02, as BERT's."""
+
+        def embeddings(n: int, deviation: float) -> nnx.Param:
+            return nnx.Param(deviation * jax.random.normal(rngs.params(), (n, cfg.width)))
+
+        self.table = embeddings(cfg.vocab, 0.02)
+        self.positions = embeddings(cfg.max_length, cfg.positions_init)
         self.norm = Norm(cfg.width, eps=cfg.norm_eps)
         keys = jax.random.split(rngs.params(), cfg.blocks)
         self.blocks = nnx.vmap(lambda key: TextBlock(cfg, rngs=nnx.Rngs(key)))(keys)

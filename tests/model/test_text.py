@@ -1,5 +1,6 @@
 """The contrastive text encoder: what padding and order may and may not change."""
 
+import dataclasses
 import functools
 
 import jax
@@ -59,6 +60,19 @@ def test_the_last_norm_gives_tokens_unit_variance(encoder):
     """Post-norm: a text of one token is the output of a layer norm."""
     found = encode(encoder, [3], [0])
     np.testing.assert_allclose([found.mean(), found.std()], [0, 1], atol=1e-4)
+
+
+def test_a_text_may_start_as_the_bag_of_its_tokens():
+    cfg = dataclasses.replace(CFG, residual_init=0.0, positions_init=0.0)
+    model = TextEncoder(cfg, rngs=nnx.Rngs(0))
+    one, other = (
+        model(jnp.asarray(TEXT)[None, order], jnp.arange(5)[None], jnp.float32)
+        for order in (np.arange(5), np.arange(5)[::-1])
+    )
+    np.testing.assert_allclose(one, other, atol=1e-6)
+    bag = np.asarray(model.table[...])[TEXT]
+    bag = (bag - bag.mean(1, keepdims=True)) / bag.std(1, keepdims=True)
+    np.testing.assert_allclose(one[0], bag.mean(0), atol=1e-4)
 
 
 def test_an_empty_text_is_zero(encoder):
