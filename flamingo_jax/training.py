@@ -144,6 +144,7 @@ class StageLoop:
         data = feeds()
         if data.validation:
             measured = {name: abstract[name] for name in data.validation[0]}
+            # Not waited for: what is wrong with it, the first validation raises again.
             background.submit(_compile, stage.evaluate, stage.trainable, stage.frozen, measured)
         background.shutdown(wait=False)
         batches = data.train(first)

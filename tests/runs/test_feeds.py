@@ -11,7 +11,6 @@ from flamingo_jax.shapes import flatten_paths
 from flamingo_jax.workdir import Workdir
 
 
-
 def shapes(batches):
     """{path: (shape, dtype, sharding)}, of arrays or of what stands for them."""
     leaves = jax.tree_util.tree_leaves_with_path(batches)
