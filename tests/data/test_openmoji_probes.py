@@ -111,11 +111,17 @@ def test_the_seed_changes_distractors_but_not_what_is_asked_about(known):
     assert choices[0] != choices[1]
 
 
-def test_retrieval_sets(known):
+def test_retrieval_galleries(known):
     captions = {p.medium.key: caption(p) for p in known.pictures}
-    for group in (COMBINATIONS, CONCEPTS, "train"):
-        sets = probes.retrieval(known, "test", 0, group)
-        assert len(sets) >= 2
-        for gallery in sets:
-            assert len(set(gallery.names)) == len(gallery.media) == probes.GALLERY
-            assert [captions[m.key] for m in gallery.media] == list(gallery.names)
+    groups = {caption(p): p.group for p in known.pictures}
+    for group, rivals in itertools.product(
+        (COMBINATIONS, CONCEPTS), (None, COMBINATIONS, CONCEPTS)
+    ):
+        sought = probes.retrieval(known, "test", 0, group, rivals)
+        assert len(sought.media) == len(known.of("test", group))
+        for medium, (own, *others) in zip(sought.media, sought.galleries, strict=True):
+            assert own == captions[medium.key]
+            assert len({own, *others}) == probes.GALLERY
+            assert rivals is None or {groups[name] for name in others} == {rivals}
+    trained = [n for g in sought.galleries for n in g[1:] if groups[n] == "train"]
+    assert not trained

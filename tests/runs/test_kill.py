@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -76,22 +77,37 @@ def test_a_flipped_byte_is_noticed(trainer, undisturbed, same, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["flamingo", "stages"])
 def test_killed_at_random_moments(variant, trainer, same, folder, tmp_path):
-    """At least 20 kills; where a run ends before, it is compared and another one begins."""
+    """At least 20 kills; where a run ends before, it is compared and another one begins.
+
+    Moments are spread over as long as a whole run took here: with a fixed bound, slower machines
+    would kill each life before its first step.
+    """
     flags = ("--config.train.steps=60", "--config.checkpoint.every=4")
+
+    def started(run):
+        """The process of a life that has just said it starts or resumes."""
+        before = len(run.rows("events"))
+        process = trainer.start(run.path, *flags, variant=variant)
+        while process.poll() is None and len(run.rows("events")) == before:
+            time.sleep(0.01)
+        return process
+
     wanted = dataclasses.replace(folder, path=tmp_path / "wanted")
-    assert trainer.process(wanted.path, *flags, variant=variant).code == 0
+    process, begin = started(wanted), time.monotonic()
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    longest = time.monotonic() - begin
     rng, kills, runs = random.Random(0), 0, 0
     while kills < 20:
         runs += 1
         folder = dataclasses.replace(folder, path=tmp_path / f"run-{runs}")
         while True:
-            before = len(folder.rows("events"))
-            process = trainer.start(folder.path, *flags, variant=variant)
-            while process.poll() is None and len(folder.rows("events")) == before:
-                time.sleep(0.01)
-            time.sleep(rng.uniform(0.0, 3.0))
-            process.kill()
-            _, err = process.communicate()
+            process = started(folder)
+            try:
+                _, err = process.communicate(timeout=rng.uniform(0.0, longest))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                _, err = process.communicate()
             if process.returncode != KILLED:
                 assert process.returncode == 0, err
                 break

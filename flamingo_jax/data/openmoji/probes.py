@@ -20,7 +20,7 @@ from flamingo_jax.data.openmoji.sentences import COLOUR_PROMPT, PLAIN_VOICE, int
 from flamingo_jax.data.openmoji.splits import COMBINATIONS, CONCEPTS
 
 CHOICES = 16
-GALLERY = 64  # names of a retrieval set
+GALLERY = 64  # names among which a picture's is sought
 SHOTS = (0, 2, 4, 8)
 NEW_FORMAT = "Question: what is it? Answer:"
 """A prompt that no training text contains."""
@@ -72,11 +72,15 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Retrieval:
-    """Pictures and their names, `media[i]` with `names[i]`: each is sought among all the others."""
+    """Pictures to be found by name, each in a gallery of 64 names of its own.
 
-    key: str
+    Attributes:
+      media: the pictures.
+      galleries: for each picture its names; the first is the true one.
+    """
+
     media: tuple[Medium, ...]
-    names: tuple[str, ...]
+    galleries: tuple[tuple[str, ...], ...]
 
 
 def naming(known: Collection, split: str, seed: int, group: str) -> Probe:
@@ -184,24 +188,25 @@ def series(known: Collection, split: str, seed: int, shots: int) -> Probe:
     return _probe(f"{COMBINATIONS}/series, {shots} shots", rng, items)
 
 
-def retrieval(known: Collection, split: str, seed: int, group: str) -> tuple[Retrieval, ...]:
-    """Sets of 64 pictures and names; what does not fill a set is left out.
+def retrieval(
+    known: Collection, split: str, seed: int, group: str, rivals: str | None = None
+) -> Retrieval:
+    """Which of 64 names is it?
 
-    `group` may also be "train": as many of the training pictures as of the combinations.
+    Args:
+      known: the pictures.
+      split: whose pictures of `group` are sought.
+      seed: of the galleries.
+      group: COMBINATIONS or CONCEPTS.
+      rivals: the other names are drawn from the names of all pictures, as for `naming`; or of
+        one group, whatever the split: a name of which no picture was trained has then no rival
+        that was trained.
     """
-    rng = random.Random(f"retrieval/{split}/{seed}/{group}")
-    if group == "train":
-        pictures = rng.sample(known.of("train"), len(known.of(split, COMBINATIONS)))
-    else:
-        pictures = _shuffled(rng, known.of(split, group))
-    return tuple(
-        Retrieval(
-            f"{group}/{start // GALLERY}",
-            tuple(p.medium for p in pictures[start : start + GALLERY]),
-            tuple(caption(p) for p in pictures[start : start + GALLERY]),
-        )
-        for start in range(0, len(pictures) - GALLERY + 1, GALLERY)
-    )
+    rng = random.Random(f"retrieval/{split}/{seed}/{group}/{rivals}")
+    pool = [p for p in known.pictures if rivals in (None, p.group)]
+    asked = _shuffled(rng, known.of(split, group))
+    galleries = [(caption(p), *_others(rng, pool, p, GALLERY)) for p in asked]
+    return Retrieval(tuple(p.medium for p in asked), tuple(galleries))
 
 
 def all_probes(known: Collection, split: str, seed: int) -> tuple[Probe, ...]:

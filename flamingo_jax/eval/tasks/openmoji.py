@@ -151,20 +151,34 @@ def _facts(known: Collection, examiner: Examiner, request: Request) -> Iterator[
 def _retrieval(known: Collection, towers: Towers, request: Request) -> Iterator[Check]:
     """The contrastive encoder alone: which of 64 names is the picture's?"""
     for group, title in GROUPS.items():
-        sets = probes.retrieval(known, request.split, request.seed, group)
-        right, shuffled, count = 0, 0, 0
-        for gallery in sets:
-            images = towers.images([_pixels(m.data)[0] for m in gallery.media])
-            scores = images @ towers.texts(gallery.names).T
-            own = np.arange(len(scores))
-            right += int(np.sum(np.argmax(scores, axis=1) == own))
-            shuffled += int(np.sum(np.argmax(np.roll(scores, 1, axis=0), axis=1) == own))
-            count += len(scores)
-        if count:
+        for rivals, key, among in (
+            (None, "retrieval", "64 names"),
+            (group, "retrieval in group", f"64 names of {title}"),
+        ):
+            sought = probes.retrieval(known, request.split, request.seed, group, rivals)
+            if not sought.media:
+                continue
+            images = towers.images([_pixels(medium.data)[0] for medium in sought.media])
+            names = sorted({name for gallery in sought.galleries for name in gallery})
+            places = {name: place for place, name in enumerate(names)}
+            columns = np.asarray([[places[n] for n in gallery] for gallery in sought.galleries])
+            scores = images @ towers.texts(names).T
+            right, shuffled = _found(scores, columns), _found(np.roll(scores, 1, axis=0), columns)
             yield Check(
-                f"{group}/retrieval", f"{title}: contrastive retrieval among 64 names", "%", count,
-                100 * right / count, 100 * shuffled / count, chance=100 / probes.GALLERY,
+                f"{group}/{key}", f"{title}: contrastive retrieval among {among}", "%",
+                len(columns), right, shuffled, chance=100 / probes.GALLERY,
             )  # fmt: skip
+
+
+def _found(scores: np.ndarray, columns: np.ndarray) -> float:
+    """The share of rows whose first column has the highest score alone, in percent.
+
+    Args:
+      scores: f32[pictures, names].
+      columns: i32[pictures, 64], each picture's gallery, the true name first.
+    """
+    own = np.take_along_axis(scores, columns, axis=1)
+    return 100.0 * float(np.mean(own[:, 0] > np.max(own[:, 1:], axis=1)))
 
 
 def _largest_gate(subject: Subject) -> Check:
