@@ -78,6 +78,7 @@ def _flamingo(c):
     stage = c.train
     # Many small steps at a small rate: half the batch and 0.6 of the rate left the plateau sooner.
     stage.update(steps=1_900, log_every=20, eval_every=475, eval_batches=4)
+    c.alarm.step = 475  # steps are small
     stage.datasets.m3w = config.dataset(
         source="openmoji:pages", layout="page", batch=5, length=80, images=4, weight=1.0,
         p_next=0.5, next_layout="text_first",
