@@ -82,12 +82,15 @@ def _report_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "workdirs", nargs="+", metavar="DIR", help="a run's folder; several are compared"
     )
+    parser.add_argument(
+        "--markdown", action="store_true", help="print the table of checks as Markdown"
+    )
 
 
 def _report(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from flamingo_jax import run
 
-    return run.report(flags.workdirs)
+    return run.report(flags.workdirs, flags.markdown)
 
 
 def _inspect_flags(parser: argparse.ArgumentParser) -> None:
@@ -174,7 +177,11 @@ VERBS = {
         summary="write a run's report again, or lay several runs over each other",
         description="Writes report/index.html of one run, or a comparison of several: their curves "
         "over each other, the fields in which their configs differ, their tables.",
-        examples=("report runs/openmoji", "report runs/openmoji runs/short"),
+        examples=(
+            "report runs/openmoji",
+            "report runs/openmoji runs/short",
+            "report --markdown runs/seed0 runs/seed1 runs/seed2",
+        ),
         add_flags=_report_flags,
         call=_report,
     ),

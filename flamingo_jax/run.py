@@ -286,13 +286,19 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
         return {}
 
 
-def report(workdirs: list[str]) -> int:
-    """Writes one run's report again, or lays several over each other."""
-    if len(workdirs) == 1:
-        reports.write(workdirs[0])
+def report(workdirs: list[str], markdown: bool = False) -> int:
+    """Writes one run's report again, or lays several over each other.
+
+    Args:
+      workdirs: the runs' folders.
+      markdown: print the table of checks as Markdown, and nothing else.
+    """
+    path = reports.write(workdirs[0]) if len(workdirs) == 1 else reports.compare(workdirs)
+    if markdown:
+        print(reports.table(workdirs, markdown=True), end="")
+    elif len(workdirs) == 1:
         reports.summary(workdirs[0])
     else:
-        path = reports.compare(workdirs)
         print(reports.table(workdirs), end="")
         print(f"report   {path}")
     return errors.EXIT_OK

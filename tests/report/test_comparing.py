@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 
+from flamingo_jax import __main__ as cli
 from flamingo_jax import report
 from flamingo_jax.errors import InputError
 from flamingo_jax.report import comparing, tables
@@ -53,6 +54,12 @@ def test_the_table_of_one_run(seeds: list[pathlib.Path]):
     assert lines[0].split("  ")[0] == "combinations: right one of 16 names"
     assert lines[0].split()[-5:] == ["150", "93.0%", "8.7%", "shuffled", "6.3%"]
     assert lines[2].startswith("combinations: shuffled minus right [nats/token]")
+
+
+def test_the_command_prints_the_table_in_markdown(seeds: list[pathlib.Path], capsys):
+    for workdirs in (seeds, seeds[:1]):
+        assert cli.main(["report", "--markdown", *map(str, workdirs)]) == 0
+        assert capsys.readouterr().out == report.table(workdirs, markdown=True)
 
 
 def test_the_table_of_seeds_in_markdown(seeds: list[pathlib.Path]):
