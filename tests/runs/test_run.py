@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import shutil
 import tempfile
 import time
 
@@ -190,15 +189,6 @@ def test_another_identity_is_refused(flag, field, trainer, undisturbed, tmp_path
     assert json.loads((folder.path / "config.json").read_text())["seed"] == 0
 
 
-def test_a_stage_behind_us_cannot_be_lengthened(trainer, three_stages, tmp_path, capsys):
-    folder = three_stages.copy(tmp_path / "run")
-    more = "--config.pretrain.language.steps=6"
-    assert trainer.here(folder.path, more, variant="stages") == 2
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert "config.pretrain.language.steps is 6" in last and "has begun from its step 4" in last
-    assert folder.text("metrics") == three_stages.text("metrics")
-
-
 def test_folders_that_cannot_be_written(trainer, tmp_path, capsys):
     (tmp_path / "file").write_text("in the way")
     for workdir in (tmp_path / "file", tmp_path / "file" / "run", pathlib.Path("/proc/run")):
@@ -213,13 +203,3 @@ def test_two_processes_in_one_folder(trainer, undisturbed, tmp_path, capsys):
     with Workdir(folder.path).lock():
         assert trainer.here(folder.path) == 2
     assert "is in use by process" in one_line(capsys)
-
-
-def test_the_tokenizer_is_the_same_each_time(trainer, three_stages, tmp_path, capsys):
-    """A start that was killed before it saved anything is begun anew, tokenizer included."""
-    folder = three_stages.copy(tmp_path / "run")
-    shutil.rmtree(folder.path / "checkpoints")
-    huge = "--config.checkpoint.min_free_gb=1e9"
-    assert trainer.here(folder.path, huge, variant="stages") == 2
-    for name in ("identity.json", "tokenizer/tokenizer.json"):
-        assert (folder.path / name).read_bytes() == (three_stages.path / name).read_bytes()
