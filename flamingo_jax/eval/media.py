@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
@@ -56,9 +57,17 @@ class MediaEncoder:
         self._graph, self._params = graph, params
         self._kept: collections.OrderedDict[bytes, np.ndarray] = collections.OrderedDict()
         self._kept_bytes = 0
+        self._lock = threading.Lock()
 
     def media_tokens(self, media: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The media tokens [R, D] of each u8[f, Y, X, 3], in the model's dtype."""
+        """The media tokens [R, D] of each u8[f, Y, X, 3], in the model's dtype.
+
+        Threads may share an encoder: one at a time gets what it asks for.
+        """
+        with self._lock:
+            return self._media_tokens(media)
+
+    def _media_tokens(self, media: Sequence[np.ndarray]) -> list[np.ndarray]:
         keys = [_digest(pixels) for pixels in media]
         new = {key: pixels for key, pixels in zip(keys, media, strict=True)}
         found = {key: self._kept[key] for key in new if key in self._kept}

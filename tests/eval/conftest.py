@@ -78,6 +78,12 @@ class Tiny:
 
 
 @pytest.fixture(scope="session")
+def make_tiny() -> type[Tiny]:
+    """`Tiny`, for other vocabularies."""
+    return Tiny
+
+
+@pytest.fixture(scope="session")
 def tiny() -> Tiny:
     """V = 40, Transformer-XL positions."""
     return Tiny(40)

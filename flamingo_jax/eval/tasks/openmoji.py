@@ -7,7 +7,10 @@ right there is owed to the text. "Chance" is what an answer without looking gets
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -26,6 +29,12 @@ CURVE_QUERIES = 64
 """Questions of each point of a few-shot curve: their prompts are long."""
 CLIP_QUERIES = 128
 """Questions about clips of each kind: eight frames are to be encoded for each."""
+NEW_FORMAT, SERIES = "new format", "series"
+CURVES = {
+    NEW_FORMAT: f"a format never trained (“{probes.NEW_FORMAT}”), one of 16 names",
+    SERIES: "one of its own family, after examples of that family",
+}
+"""What is asked with 0, 2, 4 and 8 shots, by its key."""
 SAMPLES = {splits.COMBINATIONS: 24, splits.CONCEPTS: 12}
 
 
@@ -47,19 +56,47 @@ def run(subject: Subject, request: Request) -> dict[str, Any]:
     """Asks every probe of the split and captions a few held-out pictures."""
     known = collection.load(subject.image_size)
     examiner = Examiner(subject.graph, subject.params, subject.tokenizer, request.batch)
-    checks = [*_naming(known, examiner, request), *_facts(known, examiner, request)]
-    if subject.towers is not None:
-        checks += _retrieval(known, subject.towers, request)
-    checks.append(_largest_gate(subject))
-    curves = _curves(known, examiner, request)
+    checked: list[Callable[[], list[Check]]] = [
+        *(functools.partial(_naming, known, examiner, request, group) for group in GROUPS),
+        functools.partial(_family, known, examiner, request),
+        *(functools.partial(_colour, known, examiner, request, group) for group in GROUPS),
+        functools.partial(_motion, known, examiner, request),
+        functools.partial(_order, known, examiner, request),
+        functools.partial(_retrieval, known, subject.towers, request),
+    ]
+    points = [
+        functools.partial(_point, known, examiner, request, curve, shots)
+        for curve in CURVES
+        for shots in probes.SHOTS
+    ]
+    samples = functools.partial(_samples, known, subject, request)
+    found = _two_at_a_time([*points, *checked, samples])
+    of_points, of_checks = found[: len(points)], found[len(points) : -1]
     return {
         "title": "OpenMoji, held-out pictures",
         "split": request.split,
         "seed": request.seed,
-        "checks": [dataclasses.asdict(check) for check in checks],
-        "curves": curves,
-        "samples": _samples(known, subject, request),
+        "checks": [
+            dataclasses.asdict(check)
+            for check in (*itertools.chain.from_iterable(of_checks), _largest_gate(subject))
+        ],
+        "curves": [
+            _curve(curve, of_points[start : start + len(probes.SHOTS)])
+            for curve, start in zip(CURVES, range(0, len(points), len(probes.SHOTS)), strict=True)
+        ],
+        "samples": found[-1],
     }
+
+
+def _two_at_a_time(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    """The jobs' results, in order: while one's programs are compiled, another's run."""
+    with ThreadPoolExecutor(2, thread_name_prefix="evaluate") as pool:
+        waiting = [pool.submit(job) for job in jobs]
+        try:
+            return [job.result() for job in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def _questions(probe: probes.Probe, limit: int) -> list[Question]:
@@ -93,81 +130,91 @@ def _asked(
     return right, shuffled, none
 
 
-def _naming(known: Collection, examiner: Examiner, request: Request) -> Iterator[Check]:
-    for group, title in GROUPS.items():
-        probe = probes.naming(known, request.split, request.seed, group)
-        right, shuffled, none = _asked(probe, examiner, request.queries, blind=True)
-        assert none is not None
-        n, chance = len(right.answers), 100 * probe.chance
-        yield Check(
+def _naming(known: Collection, examiner: Examiner, request: Request, group: str) -> list[Check]:
+    title = GROUPS[group]
+    probe = probes.naming(known, request.split, request.seed, group)
+    right, shuffled, none = _asked(probe, examiner, request.queries, blind=True)
+    assert none is not None
+    n, chance = len(right.answers), 100 * probe.chance
+    return [
+        Check(
             f"{group}/names", f"{title}: one of 16 random names", "%", n,
             right.right(), shuffled.right(), chance=chance,
-        )  # fmt: skip
-        yield Check(
+        ),
+        Check(
             f"{group}/names minus prior", f"{title}: the same, minus no-picture score", "%", n,
             right.right(none), shuffled.right(none), chance=chance,
-        )  # fmt: skip
-        yield Check(
+        ),
+        Check(
             f"{group}/nll gap", f"{title}: shuffled minus right, NLL of the name", "nats/token", n,
             shuffled.nll() - right.nll(), none.nll() - right.nll(), "no picture minus right",
-        )  # fmt: skip
-        yield Check(
-            f"{group}/nll",
-            f"{title}: NLL of the name",
-            "nats/token",
-            n,
-            right.nll(),
-            shuffled.nll(),
-        )
-    probe = probes.within_family(known, request.split, request.seed)
-    right, shuffled, _ = _asked(probe, examiner, request.queries)
-    yield Check(
-        f"{splits.COMBINATIONS}/family", "unseen combinations: one of its own family", "%",
-        len(right.answers), right.right(), shuffled.right(), chance=100 * probe.chance,
-    )  # fmt: skip
-
-
-def _facts(known: Collection, examiner: Examiner, request: Request) -> Iterator[Check]:
-    asked = [
-        (f"{group}/colour", f"{title}: first colour, 11-way",
-         probes.first_colour(known, request.split, request.seed, group), request.queries)
-        for group, title in GROUPS.items()
+        ),
+        Check(
+            f"{group}/nll", f"{title}: NLL of the name", "nats/token", n,
+            right.nll(), shuffled.nll(),
+        ),
     ]  # fmt: skip
-    limit = min(request.queries or CLIP_QUERIES, CLIP_QUERIES)
-    asked.append(
-        ("clips/motion", "clips: which of six motions",
-         probes.motion(known, request.split, request.seed), limit)
-    )  # fmt: skip
-    asked.append(
-        ("clips/order", "clips: which of two pictures came first",
-         probes.succession(known, request.split, request.seed), limit)
-    )  # fmt: skip
-    for key, title, probe, limit in asked:
-        right, shuffled, _ = _asked(probe, examiner, limit)
-        n = len(right.answers)
-        yield Check(key, title, "%", n, right.right(), shuffled.right(), chance=100 * probe.chance)
 
 
-def _retrieval(known: Collection, towers: Towers, request: Request) -> Iterator[Check]:
+def _family(known: Collection, examiner: Examiner, request: Request) -> list[Check]:
+    probe = probes.within_family(known, request.split, request.seed)
+    title = f"{GROUPS[splits.COMBINATIONS]}: one of its own family"
+    return [_choice(f"{splits.COMBINATIONS}/family", title, probe, examiner, request.queries)]
+
+
+def _colour(known: Collection, examiner: Examiner, request: Request, group: str) -> list[Check]:
+    probe = probes.first_colour(known, request.split, request.seed, group)
+    title = f"{GROUPS[group]}: first colour, 11-way"
+    return [_choice(f"{group}/colour", title, probe, examiner, request.queries)]
+
+
+def _motion(known: Collection, examiner: Examiner, request: Request) -> list[Check]:
+    probe = probes.motion(known, request.split, request.seed)
+    title, limit = "clips: which of six motions", _limit(request, CLIP_QUERIES)
+    return [_choice("clips/motion", title, probe, examiner, limit)]
+
+
+def _order(known: Collection, examiner: Examiner, request: Request) -> list[Check]:
+    probe = probes.succession(known, request.split, request.seed)
+    title, limit = "clips: which of two pictures came first", _limit(request, CLIP_QUERIES)
+    return [_choice("clips/order", title, probe, examiner, limit)]
+
+
+def _choice(key: str, title: str, probe: probes.Probe, examiner: Examiner, limit: int) -> Check:
+    right, shuffled, _ = _asked(probe, examiner, limit)
+    n, chance = len(right.answers), 100 * probe.chance
+    return Check(key, title, "%", n, right.right(), shuffled.right(), chance=chance)
+
+
+def _limit(request: Request, most: int) -> int:
+    return min(request.queries or most, most)
+
+
+def _retrieval(known: Collection, towers: Towers | None, request: Request) -> list[Check]:
     """The contrastive encoder alone: which of 64 names is the picture's?"""
-    for group, title in GROUPS.items():
-        for rivals, key, among in (
-            (None, "retrieval", "64 names"),
-            (group, "retrieval in group", f"64 names of {title}"),
-        ):
-            sought = probes.retrieval(known, request.split, request.seed, group, rivals)
-            if not sought.media:
-                continue
-            images = towers.images([_pixels(medium.data)[0] for medium in sought.media])
-            names = sorted({name for gallery in sought.galleries for name in gallery})
-            places = {name: place for place, name in enumerate(names)}
-            columns = np.asarray([[places[n] for n in gallery] for gallery in sought.galleries])
-            scores = images @ towers.texts(names).T
-            right, shuffled = _found(scores, columns), _found(np.roll(scores, 1, axis=0), columns)
-            yield Check(
-                f"{group}/{key}", f"{title}: contrastive retrieval among {among}", "%",
+    checks = []
+    if towers is None:
+        return []
+    asked = [(group, rivals) for group in GROUPS for rivals in (None, group)]
+    for group, rivals in asked:
+        title = GROUPS[group]
+        sought = probes.retrieval(known, request.split, request.seed, group, rivals)
+        if not sought.media:
+            continue
+        images = towers.images([_pixels(medium.data)[0] for medium in sought.media])
+        names = sorted({name for gallery in sought.galleries for name in gallery})
+        places = {name: place for place, name in enumerate(names)}
+        columns = np.asarray([[places[n] for n in gallery] for gallery in sought.galleries])
+        scores = images @ towers.texts(names).T
+        right, shuffled = _found(scores, columns), _found(np.roll(scores, 1, axis=0), columns)
+        key, among = ("retrieval", "") if rivals is None else ("retrieval in group", f" of {title}")
+        checks.append(
+            Check(
+                f"{group}/{key}", f"{title}: contrastive retrieval among 64 names{among}", "%",
                 len(columns), right, shuffled, chance=100 / probes.GALLERY,
-            )  # fmt: skip
+            )
+        )  # fmt: skip
+    return checks
 
 
 def _found(scores: np.ndarray, columns: np.ndarray) -> float:
@@ -189,46 +236,43 @@ def _largest_gate(subject: Subject) -> Check:
     )
 
 
-def _curves(known: Collection, examiner: Examiner, request: Request) -> list[dict[str, Any]]:
-    limit = min(request.queries or CURVE_QUERIES, CURVE_QUERIES)
-    group = splits.COMBINATIONS
-    title = GROUPS[group]
-    new_format = _curve(
-        f"{group}/new format",
-        f"{title}: a format never trained (“{probes.NEW_FORMAT}”), one of 16 names",
-        [probes.new_format(known, request.split, request.seed, group, k) for k in probes.SHOTS],
-        examiner,
-        limit,
-    )
-    series = [probes.series(known, request.split, request.seed, k) for k in probes.SHOTS]
-    title = f"{title}: one of its own family, after examples of that family"
-    return [new_format, _curve(f"{group}/series", title, series, examiner, limit)]
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """What is found with one number of shots: percentages, and nats a token."""
+
+    right: float
+    shuffled: float
+    chance: float
+    nll: float
+    n: int
 
 
-def _curve(
-    key: str, title: str, points: Sequence[probes.Probe], examiner: Examiner, limit: int
-) -> dict[str, Any]:
+def _point(
+    known: Collection, examiner: Examiner, request: Request, curve: str, shots: int
+) -> Point:
+    if curve == NEW_FORMAT:
+        group = splits.COMBINATIONS
+        probe = probes.new_format(known, request.split, request.seed, group, shots)
+    else:
+        probe = probes.series(known, request.split, request.seed, shots)
+    own, other, _ = _asked(probe, examiner, _limit(request, CURVE_QUERIES))
+    return Point(own.right(), other.right(), 100 * probe.chance, own.nll(), len(own.answers))
+
+
+def _curve(key: str, points: Sequence[Point]) -> dict[str, Any]:
     """Accuracy and NLL over the number of shots."""
-    right, shuffled, chance, nll, count = [], [], [], [], 0
-    for probe in points:
-        own, other, _ = _asked(probe, examiner, limit)
-        right.append(own.right())
-        shuffled.append(other.right())
-        chance.append(100 * probe.chance)
-        nll.append(own.nll())
-        count = len(own.answers)
     return {
-        "key": key,
-        "title": f"{title} (n = {count})",
+        "key": f"{splits.COMBINATIONS}/{key}",
+        "title": f"{GROUPS[splits.COMBINATIONS]}: {CURVES[key]} (n = {points[-1].n})",
         "x": list(probes.SHOTS),
         "x_name": "shots",
         "y_name": "right, %",
         "series": [
-            {"name": "right picture", "y": right},
-            {"name": "shuffled picture", "y": shuffled},
-            {"name": "chance", "y": chance},
+            {"name": "right picture", "y": [point.right for point in points]},
+            {"name": "shuffled picture", "y": [point.shuffled for point in points]},
+            {"name": "chance", "y": [point.chance for point in points]},
         ],
-        "nll": nll,
+        "nll": [point.nll for point in points],
     }
 
 
