@@ -185,10 +185,8 @@ def cells(groups: Sequence[Group], found: Sequence[Row]) -> tuple[list[str], lis
             line.append(control.text(first.unit) + name)
         chances = spread([c.chance for group in row.checks for c in group if c is not None])
         # Chance belongs to the question, not the model: one figure, unless the runs differ in it.
-        same = chances.low == chances.high
-        line.append(
-            wording.with_unit(chances.low, first.unit) if same else chances.text(first.unit)
-        )
+        low, high = (wording.with_unit(c, first.unit) for c in (chances.low, chances.high))
+        line.append(low if low == high else chances.text(first.unit))
         body.append([printable(cell) for cell in line])
     return head, body
 

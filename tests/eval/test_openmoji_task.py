@@ -87,7 +87,12 @@ def test_towers_that_have_collapsed_find_nothing(known, tmp_path):
 
 @pytest.mark.slow
 def test_curves_and_captions(found, known):
+    checks = {check["key"]: check for check in found["checks"]}
     for curve in found["curves"]:
+        for place, shots in enumerate(probes.SHOTS):
+            row = checks[f"{curve['key']}, {shots} shots"]
+            right, shuffled, chance = (line["y"][place] for line in curve["series"])
+            assert (row["value"], row["control"], row["chance"]) == (right, shuffled, chance)
         assert tuple(curve["x"]) == probes.SHOTS
         assert [len(line["y"]) for line in curve["series"]] == [len(probes.SHOTS)] * 3
     assert len({curve["key"] for curve in found["curves"]}) == len(openmoji.CURVES)

@@ -35,6 +35,11 @@ CURVES = {
     SERIES: "one of its own family, after examples of that family",
 }
 """What is asked with 0, 2, 4 and 8 shots, by its key."""
+SHORT = {
+    NEW_FORMAT: "format never trained, one of 16 names",
+    SERIES: "page of its family, one of it",
+}
+"""The same in a row of the table."""
 SAMPLES = {splits.COMBINATIONS: 24, splits.CONCEPTS: 12}
 
 
@@ -78,7 +83,11 @@ def run(subject: Subject, request: Request) -> dict[str, Any]:
         "seed": request.seed,
         "checks": [
             dataclasses.asdict(check)
-            for check in (*itertools.chain.from_iterable(of_checks), _largest_gate(subject))
+            for check in (
+                *itertools.chain.from_iterable(of_checks),
+                _largest_gate(subject),
+                *(point.check() for point in of_points),
+            )
         ],
         "curves": [
             _curve(curve, of_points[start : start + len(probes.SHOTS)])
@@ -240,11 +249,20 @@ def _largest_gate(subject: Subject) -> Check:
 class Point:
     """What is found with one number of shots: percentages, and nats a token."""
 
+    curve: str
+    shots: int
     right: float
     shuffled: float
     chance: float
     nll: float
     n: int
+
+    def check(self) -> Check:
+        """Its row of the table."""
+        group = splits.COMBINATIONS
+        title = f"{GROUPS[group]}: {SHORT[self.curve]}, {self.shots} shots"
+        key = f"{group}/{self.curve}, {self.shots} shots"
+        return Check(key, title, "%", self.n, self.right, self.shuffled, chance=self.chance)
 
 
 def _point(
@@ -256,7 +274,8 @@ def _point(
     else:
         probe = probes.series(known, request.split, request.seed, shots)
     own, other, _ = _asked(probe, examiner, _limit(request, CURVE_QUERIES))
-    return Point(own.right(), other.right(), 100 * probe.chance, own.nll(), len(own.answers))
+    n = len(own.answers)
+    return Point(curve, shots, own.right(), other.right(), 100 * probe.chance, own.nll(), n)
 
 
 def _curve(key: str, points: Sequence[Point]) -> dict[str, Any]:
