@@ -122,7 +122,7 @@ def test_a_tiny_step_gives_the_state_back():
 def test_the_benchmark_of_updates(capsys):
     path = EXPERIMENTS / "benchmarks" / "update.py"
     main = runpy.run_path(str(path))["main"]
-    main([f"--config={EXPERIMENTS / 'openmoji.py'}:tiny", "--updates=3"])
+    main([f"--config={EXPERIMENTS / 'openmoji.py'}:tiny", "--stage=language", "--updates=3"])
     told = json.loads(capsys.readouterr().out)
     assert 0 < told["fastest"] <= told["seconds"] <= told["slowest"]
     assert told["tokens_per_second"] > 0
