@@ -3,7 +3,10 @@
 import shutil
 import signal
 
+import pytest
 
+
+@pytest.mark.slow
 def test_killed_in_each_of_three_stages(trainer, three_stages, same, folder):
     for die, stage in (
         ("metrics.jsonl:2", "language"),
