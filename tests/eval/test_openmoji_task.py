@@ -107,7 +107,7 @@ def test_one_at_a_time_finds_the_same(subject, found, tmp_path, monkeypatch):
     assert tasks.run("openmoji", subject, request) == found
 
 
-def test_a_job_that_fails_ends_the_others(known):
+def test_a_job_that_fails_ends_the_others():
     done = []
 
     def fail():
