@@ -53,7 +53,7 @@ def get_config(variant: str = "full"):
 
 def _language(c):
     stage = c.pretrain.language
-    stage.update(steps=800, log_every=20, eval_every=400)
+    stage.update(steps=650, log_every=20, eval_every=325)
     stage.datasets.text = config.dataset(
         source="openmoji:text", layout="text", batch=16, length=128
     )
@@ -77,8 +77,8 @@ def _contrastive(c):
 def _flamingo(c):
     stage = c.train
     # Many small steps at a small rate: half the batch and 0.6 of the rate left the plateau sooner.
-    stage.update(steps=1_900, log_every=20, eval_every=475, eval_batches=4)
-    c.alarm.step = 475  # steps are small
+    stage.update(steps=1_700, log_every=20, eval_every=425, eval_batches=4)
+    c.alarm.step = 425  # steps are small
     stage.datasets.m3w = config.dataset(
         source="openmoji:pages", layout="page", batch=5, length=80, images=4, weight=1.0,
         p_next=0.5, next_layout="text_first",
