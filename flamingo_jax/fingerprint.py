@@ -35,9 +35,6 @@ from flamingo_jax.shapes import Array
 SEED_A, SEED_B, ODD = 0x243F6A88, 0x85A308D3, 0x9E3779B1
 """π's first digits, and a prime near 2³²/φ: nothing up our sleeve. Changing one orphans files."""
 
-STACKED_BELOW = 1 << 16
-"""Leaves of fewer elements are summed together where shape and sharding agree: less to compile."""
-
 DIGEST_DIGITS = 32
 """Hex digits of a tree's digest (128 bits of its sha256)."""
 
@@ -48,11 +45,11 @@ class Pending:
 
     Attributes:
       paths: the leaves' paths.
-      sums: u32[leaves, 2] on the devices, replicated; None for a tree without leaves.
+      sums: u32[2] of each leaf, on the devices, replicated.
     """
 
     paths: tuple[str, ...]
-    sums: Array | None
+    sums: list[Array]
 
 
 def tree_leaves(tree: Any) -> dict[str, Any]:
@@ -62,9 +59,11 @@ def tree_leaves(tree: Any) -> dict[str, Any]:
 
 
 def start_fingerprints(tree: Any) -> Pending:
-    """Starts the fingerprints of all leaves in one compiled call, without waiting for it.
+    """Starts the fingerprints of all leaves, without waiting for them.
 
-    Once this returns the leaves may be donated: the call already holds their buffers.
+    Once this returns the leaves may be donated: the calls already hold their buffers. There is one
+    program for each shape, dtype and sharding, which moments share with their parameters and a
+    stage with the next: one for a whole tree would be compiled anew for every tree.
 
     Args:
       tree: arrays on one set of devices, sharded in any way; bool, integers and floats of 8 to 64
@@ -74,19 +73,14 @@ def start_fingerprints(tree: Any) -> Pending:
       TypeError: for a leaf of another dtype, or of 64 bits where JAX has them switched off.
     """
     leaves = tree_leaves(tree)
-    if not leaves:
-        return Pending((), None)
     for path, leaf in leaves.items():
         if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
             raise TypeError(f"{path} is {leaf.dtype}, which JAX would narrow; cast it before")
-    arrays = list(leaves.values())
-    return Pending(tuple(leaves), _compiled(_replicated(arrays), _groups(arrays))(arrays))
+    return Pending(tuple(leaves), [_start(leaf) for leaf in leaves.values()])
 
 
 def finish_fingerprints(pending: Pending) -> dict[str, str]:
     """Waits for started fingerprints: {path: 16 hex digits}."""
-    if pending.sums is None:
-        return {}
     sums = jax.device_get(pending.sums)
     return {path: f"{a:08x}{b:08x}" for path, (a, b) in zip(pending.paths, sums, strict=True)}
 
@@ -162,6 +156,16 @@ def _mix(x: Array) -> Array:
     return x ^ (x >> jnp.uint32(16))
 
 
+def _start(x: Any) -> Array:
+    """The sums u32[2] of one array, under way."""
+    sums = _compiled(_replicated(x))(x)
+    if len(sums.devices()) > 1 and next(iter(sums.devices())).platform == "cpu":
+        # Simulated devices share a few threads: programs that each wait for all devices could wait
+        # for each other.
+        sums.block_until_ready()
+    return sums
+
+
 def _words(x: Array) -> Array:
     """Raw bits as u32: [*shape], or [*shape, 2] for elements of 64 bits."""
     if x.dtype == jnp.bool_:
@@ -172,64 +176,33 @@ def _words(x: Array) -> Array:
     return lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
 
 
-def _sums(words: Array, batched: bool) -> Array:
-    """The two sums of an array's words: u32[2]; with `batched`, of each row: u32[rows, 2]."""
-    shape = words.shape[1:] if batched else words.shape
-    high, low = index_words(shape)
+def _sums(x: Array) -> Array:
+    """The two sums of an array: u32[2]."""
+    words = _words(x)
+    high, low = index_words(words.shape)
     key = _mix(low)
     key_a = key ^ _mix(high + jnp.uint32(SEED_A))
     key_b = (key * jnp.uint32(ODD)) ^ _mix(high + jnp.uint32(SEED_B))
-    lanes = tuple(_mix(words ^ lax.broadcast_to_rank(k, words.ndim)) for k in (key_a, key_b))
     zeros = (np.uint32(0), np.uint32(0))
     # One reduction of both sums: on a CPU six times faster than two.
     sums = lax.reduce(
-        lanes,
+        (_mix(words ^ key_a), _mix(words ^ key_b)),
         zeros,
         lambda x, y: (x[0] + y[0], x[1] + y[1]),
-        tuple(range(words.ndim - len(shape), words.ndim)),
+        tuple(range(words.ndim)),
     )
-    return jnp.stack(sums, axis=-1)
+    return jnp.stack(sums)
 
 
-def _groups(arrays: list[Any]) -> tuple[tuple[int, ...], ...]:
-    """Which arrays are summed together, by their places in the list.
-
-    On a CPU each loop takes some 15 ms to compile, and an optimizer's moments have the shapes and
-    shardings of the parameters. Larger ones stay alone, as stacking copies: it would take thrice
-    the time at each save.
-    """
-    groups: dict[Any, list[int]] = {}
-    for i, x in enumerate(arrays):
-        alike = (x.shape, str(x.dtype), getattr(x, "sharding", None))
-        groups.setdefault(alike if x.size < STACKED_BELOW else i, []).append(i)
-    return tuple(map(tuple, groups.values()))
-
-
-def _all_sums(arrays: list[Array], groups: tuple[tuple[int, ...], ...]) -> Array:
-    """The sums of every array: u32[arrays, 2]."""
-    rows: list[Any] = [None] * len(arrays)
-    for members in groups:
-        # Words, not values, are stacked: copying bf16 on a CPU changes the bits of some NaNs.
-        words = [_words(arrays[i]) for i in members]
-        if len(members) == 1:
-            rows[members[0]] = _sums(words[0], batched=False)
-        else:
-            together = _sums(jnp.stack(words), batched=True)
-            for row, i in enumerate(members):
-                rows[i] = together[row]
-    return jnp.stack(rows)
-
-
-def _replicated(arrays: list[Any]) -> NamedSharding | None:
+def _replicated(x: Any) -> NamedSharding | None:
     """Every process must be able to read the sums: replicated over the mesh, where there is one."""
-    for array in arrays:
-        sharding = getattr(array, "sharding", None)
-        if isinstance(sharding, NamedSharding):
-            return NamedSharding(sharding.mesh, PartitionSpec())
+    sharding = getattr(x, "sharding", None)
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
     return None
 
 
 @functools.cache
-def _compiled(sharding: NamedSharding | None, groups: tuple[tuple[int, ...], ...]) -> Any:
-    """The jitted `_all_sums`, with the result's sharding."""
-    return jax.jit(functools.partial(_all_sums, groups=groups), out_shardings=sharding)
+def _compiled(sharding: NamedSharding | None) -> Any:
+    """The jitted `_sums`, with the result's sharding."""
+    return jax.jit(_sums, out_shardings=sharding)
