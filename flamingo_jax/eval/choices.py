@@ -49,6 +49,10 @@ class Answers:
     lengths: list[np.ndarray]
     answers: np.ndarray
 
+    def part(self, which: slice) -> Answers:
+        """The answers to some of the questions."""
+        return Answers(self.scores[which], self.lengths[which], self.answers[which])
+
     def right(self, minus: Answers | None = None) -> float:
         """The share of questions whose likeliest choice is the right one, in percent.
 

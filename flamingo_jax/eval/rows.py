@@ -114,20 +114,34 @@ def power_of_two(count: int) -> int:
     return 1 << max(count - 1, 0).bit_length()
 
 
+def multiple(count: int, of: int) -> int:
+    """`count` rounded up to a multiple."""
+    return -(-count // of) * of
+
+
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The least sizes of a batch: B rows, T tokens, M media."""
+    """The sizes of a batch: B rows, T tokens, M media."""
 
-    rows: int = 1
-    tokens: int = 1
-    media: int = 1
+    rows: int
+    tokens: int
+    media: int
+
+
+def own_sizes(prompts: Sequence[Prompt]) -> Sizes:
+    """Sizes for one batch of prompts, of few different ones: others may share its program."""
+    return Sizes(
+        rows=power_of_two(len(prompts)),
+        tokens=bucket(max(len(prompt.tokens) for prompt in prompts)),
+        media=power_of_two(max(len(prompt.media) for prompt in prompts)),
+    )
 
 
 def common_sizes(prompts: Sequence[Prompt], rows: int) -> Sizes:
-    """Sizes that all batches of these prompts fit, so that one program is compiled for them."""
+    """Sizes for all batches of these prompts: they share one program, hence no more padding."""
     return Sizes(
-        rows=min(rows, len(prompts)),
-        tokens=max((len(prompt.tokens) for prompt in prompts), default=1),
+        rows=power_of_two(min(rows, len(prompts))),
+        tokens=multiple(max((len(prompt.tokens) for prompt in prompts), default=1), 8),
         media=max((len(prompt.media) for prompt in prompts), default=1),
     )
 
@@ -136,9 +150,9 @@ def make_rows(
     graph: Graph,
     prompts: Sequence[Prompt],
     numbers: Sequence[int],
-    least: Sizes | None = None,
+    sizes: Sizes | None = None,
 ) -> Rows:
-    """Pads prompts to a batch whose every dim is one of few.
+    """Pads prompts to a batch.
 
     A model that can see gets at least one (absent) medium a row, as in training: its gated layers
     change text without pictures too.
@@ -147,11 +161,10 @@ def make_rows(
       graph: the model.
       prompts: at least one.
       numbers: each prompt's number: draws go by it, not by the place in the batch.
-      least: no dim is smaller.
+      sizes: of the batch, large enough for all; `own_sizes` when None.
     """
-    least = least or Sizes()
-    B = power_of_two(max(len(prompts), least.rows))
-    T = bucket(max(least.tokens, *(len(prompt.tokens) for prompt in prompts)))
+    sizes = sizes or own_sizes(prompts)
+    B, T, M = sizes.rows, sizes.tokens, max(sizes.media, 1)
     tokens, owners = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
     positions = np.full((B, T), -1, np.int32)
     for row, prompt in enumerate(prompts):
@@ -164,7 +177,6 @@ def make_rows(
     if graph.media_shape is None:
         return Rows(tokens, positions, owners, None, np.zeros((B, 0), np.int32), index)
     R, D = graph.media_shape
-    M = power_of_two(max(least.media, *(len(prompt.media) for prompt in prompts)))
     media, frames = (
         np.zeros((B, M, R, D), jnp.dtype(graph.config.dtype)),
         np.zeros((B, M), np.int32),

@@ -24,6 +24,7 @@ from flamingo_jax.eval.rows import (
     bucket,
     common_sizes,
     make_rows,
+    multiple,
     power_of_two,
 )
 from flamingo_jax.shapes import Array, Params
@@ -46,8 +47,17 @@ def _score_rows(
 
     `logits` f32[B, V + W] and `cache` are those of `decoding.prefill` with room for C tokens.
     """
-    model = graph.model(params)
     B, K, C = choices.shape
+
+    def likelihood(logits: Array, token: Array) -> Array:
+        log_probs = jax.nn.log_softmax(logits, axis=-1)
+        return jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
+
+    first = likelihood(jnp.repeat(logits, K, axis=0), choices[:, :, 0].reshape(-1)).reshape(B, K)
+    first = jnp.where(lengths > 0, first, 0.0)
+    if C == 1:
+        return first
+    model = graph.model(params)
     # The last token of a choice is predicted, never fed.
     place = jnp.arange(C - 1)
     fed = place < (lengths - 1)[:, :, None]
@@ -61,20 +71,14 @@ def _score_rows(
         tile(cache, K),
     )
 
-    def likelihood(logits: Array, token: Array) -> Array:
-        log_probs = jax.nn.log_softmax(logits, axis=-1)
-        return jnp.take_along_axis(log_probs, token[:, None], axis=-1)[:, 0]
-
     def later(place: Array) -> Array:
         """f32[B·K] of the tokens at place + 1: one place at a time bounds the logits' memory."""
         at = lax.dynamic_slice_in_dim(hidden, place, 1, axis=1)
         token = lax.dynamic_index_in_dim(choices, place + 1, axis=2, keepdims=False)
         return likelihood(model.logits(at)[:, 0], token.reshape(-1))
 
-    first = likelihood(jnp.repeat(logits, K, axis=0), choices[:, :, 0].reshape(-1)).reshape(B, K)
     rest = lax.map(later, place).reshape(C - 1, B, K)
-    total = jnp.sum(jnp.where(jnp.moveaxis(fed, 2, 0), rest, 0.0), axis=0)
-    return jnp.where(lengths > 0, first, 0.0) + total
+    return first + jnp.sum(jnp.where(jnp.moveaxis(fed, 2, 0), rest, 0.0), axis=0)
 
 
 def score(
@@ -103,12 +107,11 @@ def score(
     most = max((len(own) for own in choices), default=0)
     at_once = min(power_of_two(most), power_of_two(batch))  # choices of a prompt
     own_rows = max(batch // at_once, 1)
-    least = common_sizes(prompts, own_rows) if uniform else None
-    everywhere = max((len(choice) for own in choices for choice in own), default=0)
+    sizes = common_sizes(prompts, own_rows) if uniform else None
     for numbers in batches(prompts, own_rows):
-        longest = max((len(choice) for n in numbers for choice in choices[n]), default=0)
-        room = bucket(everywhere if uniform else longest)
-        rows = make_rows(graph, [prompts[number] for number in numbers], numbers, least)
+        longest = _longest(choices if uniform else [choices[n] for n in numbers])
+        room = _room(longest, uniform)
+        rows = make_rows(graph, [prompts[number] for number in numbers], numbers, sizes)
         logits, cache = decoding.prefill(graph, params, rows, room)
         parts = []
         for start in range(0, max(len(choices[number]) for number in numbers), at_once):
@@ -121,6 +124,18 @@ def score(
             found = [part[row] for part in parts]
             results[number] = np.concatenate([*found, results[number]])[: len(choices[number])]
     return results
+
+
+def _room(longest: int, uniform: bool) -> int:
+    """The columns that choices are padded to. Of one token nothing is fed: it has its own size."""
+    if longest == 1:
+        return 1
+    return multiple(longest, 4) if uniform else bucket(longest)
+
+
+def _longest(choices: Sequence[Sequence[Choice]]) -> int:
+    """Tokens of the longest choice; 1 where there is none, so that there is a column to pad to."""
+    return max((len(choice) for own in choices for choice in own), default=1) or 1
 
 
 def _pad(

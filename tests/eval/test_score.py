@@ -70,8 +70,20 @@ def test_batches_do_not_matter(tiny, prompts):
     choices = [case[3] for case in CASES]
     whole = score(tiny.graph, tiny.params, prompts, choices, batch=64)
     apart = score(tiny.graph, tiny.params, prompts, choices, batch=2)
-    for a, b in zip(whole, apart, strict=True):
+    alike = score(tiny.graph, tiny.params, prompts, choices, batch=8, uniform=True)
+    for a, b, c in zip(whole, apart, alike, strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCE, rtol=0)
+        np.testing.assert_allclose(a, c, atol=TOLERANCE, rtol=0)
+
+
+def test_choices_of_one_token(tiny, prompts):
+    """Nothing is fed for them; the scores are the first tokens' of longer ones' programs."""
+    choices = [[[1], [40], [], [9]], [[2]], [[]]]
+    longer = [[*own, [1, 2, 3]] for own in choices]
+    found = score(tiny.graph, tiny.params, prompts, choices, batch=8)
+    for a, b in zip(found, score(tiny.graph, tiny.params, prompts, longer, batch=8), strict=True):
+        np.testing.assert_allclose(a, b[:-1], atol=TOLERANCE, rtol=0)
+    assert found[0][2] == found[2][0] == 0
 
 
 def test_each_picture_is_encoded_once(tiny, monkeypatch):

@@ -69,14 +69,11 @@ def run(subject: Subject, request: Request) -> dict[str, Any]:
         functools.partial(_order, known, examiner, request),
         functools.partial(_retrieval, known, subject.towers, request),
     ]
-    points = [
-        functools.partial(_point, known, examiner, request, curve, shots)
-        for curve in CURVES
-        for shots in probes.SHOTS
-    ]
+    points = [functools.partial(_points, known, examiner, request, shots) for shots in probes.SHOTS]
     samples = functools.partial(_samples, known, subject, request)
     found = _two_at_a_time([*points, *checked, samples])
-    of_points, of_checks = found[: len(points)], found[len(points) : -1]
+    of_shots, of_checks = found[: len(points)], found[len(points) : -1]
+    curves = {curve: [of_curve[curve] for of_curve in of_shots] for curve in CURVES}
     return {
         "title": "OpenMoji, held-out pictures",
         "split": request.split,
@@ -86,13 +83,10 @@ def run(subject: Subject, request: Request) -> dict[str, Any]:
             for check in (
                 *itertools.chain.from_iterable(of_checks),
                 _largest_gate(subject),
-                *(point.check() for point in of_points),
+                *(point.check() for point in itertools.chain.from_iterable(curves.values())),
             )
         ],
-        "curves": [
-            _curve(curve, of_points[start : start + len(probes.SHOTS)])
-            for curve, start in zip(CURVES, range(0, len(points), len(probes.SHOTS)), strict=True)
-        ],
+        "curves": [_curve(curve, of_curve) for curve, of_curve in curves.items()],
         "samples": found[-1],
     }
 
@@ -265,17 +259,28 @@ class Point:
         return Check(key, title, "%", self.n, self.right, self.shuffled, chance=self.chance)
 
 
-def _point(
-    known: Collection, examiner: Examiner, request: Request, curve: str, shots: int
-) -> Point:
-    if curve == NEW_FORMAT:
-        group = splits.COMBINATIONS
-        probe = probes.new_format(known, request.split, request.seed, group, shots)
-    else:
-        probe = probes.series(known, request.split, request.seed, shots)
-    own, other, _ = _asked(probe, examiner, _limit(request, CURVE_QUERIES))
-    n = len(own.answers)
-    return Point(curve, shots, own.right(), other.right(), 100 * probe.chance, own.nll(), n)
+def _points(
+    known: Collection, examiner: Examiner, request: Request, shots: int
+) -> dict[str, Point]:
+    """Every curve's point at one number of shots: asked together, they share their programs."""
+    group = splits.COMBINATIONS
+    asked = {
+        NEW_FORMAT: probes.new_format(known, request.split, request.seed, group, shots),
+        SERIES: probes.series(known, request.split, request.seed, shots),
+    }
+    limit = _limit(request, CURVE_QUERIES)
+    own = {curve: _questions(probe, limit) for curve, probe in asked.items()}
+    questions = [question for of_curve in own.values() for question in of_curve]
+    right = examiner.ask(questions, "right", ends=True)
+    shuffled = examiner.ask(questions, "shuffled", ends=True)
+    points, start = {}, 0
+    for curve, probe in asked.items():
+        n = len(own[curve])
+        part, start = slice(start, start + n), start + n
+        seen, other = right.part(part), shuffled.part(part)
+        chance = 100 * probe.chance
+        points[curve] = Point(curve, shots, seen.right(), other.right(), chance, seen.nll(), n)
+    return points
 
 
 def _curve(key: str, points: Sequence[Point]) -> dict[str, Any]:
