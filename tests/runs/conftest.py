@@ -1,6 +1,7 @@
 """Runs of tests/runs/experiment.py: its pictures, its processes, and what must be equal of two."""
 
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -157,8 +158,30 @@ class Trainer:
 
 
 @pytest.fixture(scope="session")
-def trainer(tmp_path_factory) -> Trainer:
-    return Trainer(experiment_in(tmp_path_factory.mktemp("experiment")))
+def once(tmp_path_factory, request) -> Callable[..., pathlib.Path]:
+    """once(NAME, make): a folder that whichever of pytest's workers comes first has made.
+
+    No test changes what is in it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    common = own.parent if hasattr(request.config, "workerinput") else own
+
+    def once(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        folder, draft = common / name, common / f"{name}.draft"
+        with open(common / f"{name}.lock", "w", encoding="utf-8") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.is_dir():
+                shutil.rmtree(draft, ignore_errors=True)
+                make(draft)
+                draft.rename(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def trainer(once) -> Trainer:
+    return Trainer(once("experiment", experiment_in) / "experiment.py")
 
 
 @pytest.fixture
@@ -174,12 +197,14 @@ def same() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(trainer, tmp_path_factory) -> Folder:
+def undisturbed(trainer, once) -> Folder:
     """A finished run of the Flamingo stage, on one device, in its own process."""
-    folder = Folder(tmp_path_factory.mktemp("undisturbed") / "run")
-    done = trainer.process(folder.path)
-    assert done.code == 0, done.err
-    return folder
+
+    def make(folder: pathlib.Path) -> None:
+        done = trainer.process(folder)
+        assert done.code == 0, done.err
+
+    return Folder(once("undisturbed", make))
 
 
 @pytest.fixture(scope="session")
