@@ -27,9 +27,15 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax" / machine()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Thousands of small programs that run once: LLVM's optimisation is half of what they cost. It does
-# not touch XLA's own passes. `make check` sets XLA_FLAGS to nothing and tests what users run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Thousands of small programs that run once: LLVM's optimisation and MLIR's emitters are more than
+# half of what they cost. XLA's own passes are as ever. `make check` sets XLA_FLAGS to nothing and
+# tests what users run.
+QUICK = (
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false",
+)
+os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
 
 
 def pytest_configure(config: pytest.Config) -> None:
