@@ -28,8 +28,8 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax" /
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Thousands of small programs that run once: LLVM's optimisation and MLIR's emitters are more than
-# half of what they cost. XLA's own passes are as ever. `make check` sets XLA_FLAGS to nothing and
-# tests what users run.
+# half of what they cost. XLA's own passes are as ever, but for what is wrapped as a fusion.
+# `make check` sets XLA_FLAGS to nothing and tests what users run.
 QUICK = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",

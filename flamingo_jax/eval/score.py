@@ -108,8 +108,9 @@ def score(
     at_once = min(power_of_two(most), power_of_two(batch))  # choices of a prompt
     own_rows = max(batch // at_once, 1)
     sizes = common_sizes(prompts, own_rows) if uniform else None
+    everywhere = _longest(choices)
     for numbers in batches(prompts, own_rows):
-        longest = _longest(choices if uniform else [choices[n] for n in numbers])
+        longest = everywhere if uniform else _longest([choices[n] for n in numbers])
         room = _room(longest, uniform)
         rows = make_rows(graph, [prompts[number] for number in numbers], numbers, sizes)
         logits, cache = decoding.prefill(graph, params, rows, room)

@@ -271,8 +271,9 @@ def _points(
     limit = _limit(request, CURVE_QUERIES)
     own = {curve: _questions(probe, limit) for curve, probe in asked.items()}
     questions = [question for of_curve in own.values() for question in of_curve]
-    right = examiner.ask(questions, "right", ends=True)
-    shuffled = examiner.ask(questions, "shuffled", ends=True)
+    [ends] = {probe.ends for probe in asked.values()}
+    right = examiner.ask(questions, "right", ends)
+    shuffled = examiner.ask(questions, "shuffled", ends)
     points, start = {}, 0
     for curve, probe in asked.items():
         n = len(own[curve])
