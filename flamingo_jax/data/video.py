@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pathlib
+import stat
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,10 +81,15 @@ def _open(data: bytes | str) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         if isinstance(data, str):
             try:
-                length = pathlib.Path(data).stat().st_size
+                status = pathlib.Path(data).stat()
+                if not stat.S_ISREG(status.st_mode):  # a pipe would wait for its writer
+                    raise BadRecord("missing video file", f"{data!r} is no file")
+                length = status.st_size
                 file: Any = stack.enter_context(open(data, "rb"))
-            except OSError as error:
-                raise BadRecord("missing video file", data) from error
+            except BadRecord:
+                raise
+            except (OSError, ValueError) as error:  # ValueError for a NUL in the name
+                raise BadRecord("missing video file", repr(data)) from error
         else:
             length, file = len(data), io.BytesIO(data)
         if length > MAX_BYTES:

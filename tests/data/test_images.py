@@ -14,7 +14,7 @@ from PIL import Image
 
 from flamingo_jax.data import images
 from flamingo_jax.data.augment import AugmentSpec, augment
-from flamingo_jax.data.faults import BadRecord, FaultTally
+from flamingo_jax.data.faults import BadRecord
 from flamingo_jax.data.randomness import generator, seed32
 
 
@@ -297,10 +297,3 @@ def test_generators_go_by_their_key() -> None:
     assert len({generator(*key).random() for key in keys}) == len(keys)
     assert 0 <= seed32("order", 3, "a") < 2**32
     assert seed32("order", 3, "a") != seed32("order", 3, "b")
-
-
-def test_fault_tally() -> None:
-    tally = FaultTally()
-    for reason in ("b", "a", "b"):
-        tally.add("pairs", reason)
-    assert tally.counts() == {"pairs": {"a": 1, "b": 2}}
