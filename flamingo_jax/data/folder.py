@@ -35,7 +35,9 @@ class FolderSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Document:
-        """The pair at `index`, in the file's order."""
+        """The pair at `index`, in the file's order; IndexError beyond the end."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
         image, text = self._rows[index]
         if not image:
             return Document((text,), key=str(index))
@@ -71,20 +73,24 @@ def open_folder(path: str, split: str, captions: str = "captions") -> FolderSour
 
 
 def _read_jsonl(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 try:
-                    yield number, json.loads(line)
-                except ValueError as error:
+                    fields = json.loads(line.decode("utf-8"))
+                except (ValueError, RecursionError) as error:
                     raise InputError(f"{file}, line {number}: not JSON ({error})") from error
+                yield number, fields
 
 
 def _read_csv(file: pathlib.Path) -> Iterator[tuple[int, Any]]:
     with file.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines)
-        for row in reader:
-            yield reader.line_num, row
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise InputError(f"{file}, line {reader.line_num + 1}: not CSV ({error})") from error
 
 
 def _row(file: pathlib.Path, line: int, fields: Any) -> tuple[str, str, bool]:
@@ -92,8 +98,17 @@ def _row(file: pathlib.Path, line: int, fields: Any) -> tuple[str, str, bool]:
     if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
         raise InputError(f"{file}, line {line}: a row needs the field 'text', a string")
     text, image, split = fields["text"], fields.get("image") or "", fields.get("split") or ""
-    if not isinstance(image, str) or pathlib.PurePath(image).is_absolute() or ".." in image:
+    if (
+        not isinstance(image, str)
+        or pathlib.PurePath(image).is_absolute()
+        or ".." in image
+        or "\0" in image
+    ):
         raise InputError(f"{file}, line {line}: 'image' must be a path inside the folder")
+    try:
+        f"{image}{text}".encode()
+    except UnicodeEncodeError as error:  # JSON can write half a surrogate pair
+        raise InputError(f"{file}, line {line}: no Unicode text ({error.reason})") from error
     if split not in ("", "train", "validation"):
         raise InputError(f"{file}, line {line}: 'split' is {split!r}; train or validation")
     if split:

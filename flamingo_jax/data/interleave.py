@@ -243,8 +243,9 @@ def _window(strip: Strip, image_tokens: int, length: int, draw: float) -> tuple[
     start = int(draw * (total - length + 1))
     for first, _ in strip.media:
         if first < start < first + image_tokens:
-            start = first
-    stop = start + length
+            # No image is cut. The last window goes to the right, or no window had the page's end.
+            start = first if start < total - length else first + image_tokens
+    stop = min(start + length, total)
     for first, _ in strip.media:
         if first < stop < first + image_tokens:
             stop = first

@@ -2,43 +2,90 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from flamingo_jax.data.document import Source
 from flamingo_jax.errors import InputError
 
 SPLITS = ("train", "validation")
-Opener = Callable[[str, str, str, int, int], Source]
-"""(part, path, split, seed, image_size) → Source."""
 
 
-def _openmoji(part: str, path: str, split: str, seed: int, image_size: int) -> Source:
+@dataclasses.dataclass(frozen=True)
+class SourceSpec:
+    """Where a dataset's documents come from; fields as in `config.dataset`.
+
+    Attributes:
+      name: "NAME" or "NAME:PART".
+      path: the folder or shards that are read, where any are.
+      files: the folder or tars that hold the files which records name.
+      validation_path: shards of the validation split.
+      held_out: where there are none, one record in so many is held out for it; 0 = none.
+      options: the corpus's own.
+    """
+
+    name: str
+    path: str = ""
+    files: str = ""
+    validation_path: str = ""
+    held_out: int = 0
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+Opener = Callable[[SourceSpec, str, str, int, int], Source]
+"""(spec, part, split, seed, image_size) → Source."""
+
+
+def _openmoji(spec: SourceSpec, part: str, split: str, seed: int, image_size: int) -> Source:
     from flamingo_jax.data import openmoji
 
     return openmoji.open_part(part, split, seed, image_size)
 
 
-def _folder(part: str, path: str, split: str, seed: int, image_size: int) -> Source:
+def _folder(spec: SourceSpec, part: str, split: str, seed: int, image_size: int) -> Source:
     from flamingo_jax.data import folder
 
-    return folder.open_folder(path, split, part or "captions")
+    return folder.open_folder(spec.path, split, part or "captions")
+
+
+def _corpus(spec: SourceSpec, part: str, split: str, seed: int, image_size: int) -> Source:
+    from flamingo_jax.data.corpora import source
+
+    if part:
+        raise InputError(f"the source {spec.name.partition(':')[0]!r} has no part {part!r}")
+    return source.open_corpus(
+        spec.name,
+        spec.path,
+        split,
+        files=spec.files,
+        validation_path=spec.validation_path,
+        held_out=spec.held_out,
+        seed=seed,
+        options=spec.options,
+    )
 
 
 REGISTRY: dict[str, Opener] = {
     # Each entry imports its module when it is opened: readers bring packages of their own.
+    "clips": _corpus,
     "folder": _folder,
+    "mmc4": _corpus,
+    "obelics": _corpus,
     "openmoji": _openmoji,
+    "pairs": _corpus,
+    "prepared": _corpus,
+    "texts": _corpus,
 }
 
 
 def open_source(
-    name: str, path: str = "", split: str = "train", seed: int = 0, image_size: int = 64
+    spec: SourceSpec, split: str = "train", seed: int = 0, image_size: int = 64
 ) -> Source:
     """Opens a source of documents.
 
     Args:
-      name: "NAME" or "NAME:PART", as in `config.dataset(source=…)`.
-      path: the folder or shards that it reads, where it reads any.
+      spec: what and where.
       split: "train" or "validation".
       seed: of what the source draws itself, such as made-up pages.
       image_size: sides of pictures that the source draws itself.
@@ -46,15 +93,15 @@ def open_source(
     Raises:
       InputError: for a name, part, path or split that there is not.
     """
-    base, _, part = name.partition(":")
+    base, _, part = spec.name.partition(":")
     if base not in REGISTRY:
         raise InputError(
             f"there is no source {base!r}; config.dataset(source=…) takes "
             f"{', '.join(sorted(REGISTRY))}"
         )
     if split not in SPLITS:
-        raise InputError(f"source {name!r} has no split {split!r}; {' or '.join(SPLITS)}")
-    return REGISTRY[base](part, path, split, seed, image_size)
+        raise InputError(f"source {spec.name!r} has no split {split!r}; {' or '.join(SPLITS)}")
+    return REGISTRY[base](spec, part, split, seed, image_size)
 
 
 def attributions(names: set[str]) -> list[str]:

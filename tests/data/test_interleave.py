@@ -273,3 +273,64 @@ def test_a_long_row_loses_nothing(items: list[Item], following: bool, first: boo
     plain = written_row.replace("999", "x")
     assert "||" not in plain and "##" not in plain
     assert plain.startswith("B") and plain.rstrip(".").endswith("E")
+
+
+@given(
+    items=pages(),
+    following=st.booleans(),
+    first=st.booleans(),
+    length=st.integers(1, 30),
+    images=st.integers(0, 4),
+)
+def test_windows_lose_and_double_nothing(
+    items: list[Item], following: bool, first: bool, length: int, images: int
+) -> None:
+    """Windows that follow each other from end to end hold each token of the page once.
+
+    An <image> of several tokens may move the last window left, away from the end of the page.
+    """
+    strip = interleave.page(items, CONTROLS, following, first)
+    total = len(strip.tokens)
+    windows = max(total - length, 0) + 1
+    found: list[int] = []
+    while len(found) < total:
+        place = min(len(found), windows - 1)
+        row = interleave.row(strip, CONTROLS, length, images, (place + 0.5) / windows)
+        tokens = row.tokens[row.positions >= 0].tolist()
+        assert len(tokens) == min(length, total)
+        assert tokens == strip.tokens[place : place + length]
+        found += tokens[len(found) - place :]
+    assert found == strip.tokens
+    texts = [token for item in items if not isinstance(item, int) for token in item]
+    assert sorted(token for token in found if token >= 1000) == texts
+
+
+@pytest.mark.parametrize("controls", [CONTROLS, SPELLED], ids=["new", "spelled"])
+@given(
+    items=pages(),
+    following=st.booleans(),
+    first=st.booleans(),
+    length=st.integers(4, 60),
+    images=st.integers(0, 4),
+    draw=st.floats(0, 1, exclude_max=True),
+)
+def test_every_medium_that_is_seen_stands_in_the_row(
+    controls: Controls,
+    items: list[Item],
+    following: bool,
+    first: bool,
+    length: int,
+    images: int,
+    draw: float,
+) -> None:
+    strip = interleave.page(items, controls, following, first)
+    row = interleave.row(strip, controls, length, images, draw)
+    on_page = [item for item in items if isinstance(item, int)]
+    marks = np.isin(row.tokens, controls.image) & (row.positions >= 0)
+    seen = row.media_of_token[marks]
+    # The row's first media in the page's order, each with all of its own <image>; others with none.
+    shown = np.repeat(np.arange(1, len(row.media) + 1), len(controls.image))
+    assert seen[: len(shown)].tolist() == shown.tolist() and not seen[len(shown) :].any()
+    begin = on_page.index(row.media[0]) if row.media else 0
+    assert on_page[begin : begin + len(row.media)] == list(row.media)
+    assert set(row.media_of_token.tolist()) <= {0, *seen.tolist()}

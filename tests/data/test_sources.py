@@ -9,6 +9,7 @@ from PIL import Image
 
 from flamingo_jax.data import folder, sources
 from flamingo_jax.data.document import Medium
+from flamingo_jax.data.sources import SourceSpec
 from flamingo_jax.errors import InputError
 
 
@@ -19,9 +20,9 @@ def write(path: pathlib.Path, rows: list[dict]) -> None:
 
 def test_unknown_names_are_told_what_there_is() -> None:
     with pytest.raises(InputError, match=r"no source 'nowhere'.*folder.*openmoji"):
-        sources.open_source("nowhere:part")
+        sources.open_source(SourceSpec("nowhere:part"))
     with pytest.raises(InputError, match="no split 'test'"):
-        sources.open_source("folder", ".", split="test")
+        sources.open_source(SourceSpec("folder", "."), split="test")
 
 
 def test_a_folder_of_pairs(tmp_path: pathlib.Path) -> None:
@@ -33,8 +34,8 @@ def test_a_folder_of_pairs(tmp_path: pathlib.Path) -> None:
         {"image": "a.png", "text": "held out", "split": "validation"},
     ]
     write(tmp_path, rows)
-    train = sources.open_source("folder", str(tmp_path))
-    held = sources.open_source("folder", str(tmp_path), split="validation")
+    train = sources.open_source(SourceSpec("folder", str(tmp_path)))
+    held = sources.open_source(SourceSpec("folder", str(tmp_path)), split="validation")
     assert (len(train), len(held)) == (3, 1)
     picture, text = train[0].items
     assert isinstance(picture, Medium) and text == "ein Bär"
@@ -50,7 +51,10 @@ def test_csv_and_other_names(tmp_path: pathlib.Path) -> None:
     (tmp_path / "mine.csv").write_text(
         '\ufeffimage,text,split\na.png,"two, words",\nb.png,"a ""b""",train\n', encoding="utf-8"
     )
-    both = [sources.open_source("folder:mine", str(tmp_path), split) for split in sources.SPLITS]
+    both = [
+        sources.open_source(SourceSpec("folder:mine", str(tmp_path)), split)
+        for split in sources.SPLITS
+    ]
     texts = {source[i].items[1] for source in both for i in range(len(source))}
     assert texts == {"two, words", 'a "b"'}
 
@@ -82,12 +86,12 @@ def test_held_out_rows_stay_held_out_when_the_file_grows(tmp_path: pathlib.Path)
 def test_malformed_rows_are_named(tmp_path: pathlib.Path, line: str, word: str) -> None:
     (tmp_path / "captions.jsonl").write_text('{"text": "a"}\n' + line + "\n", encoding="utf-8")
     with pytest.raises(InputError, match=word):
-        sources.open_source("folder", str(tmp_path))
+        sources.open_source(SourceSpec("folder", str(tmp_path)))
 
 
 def test_missing_folders_and_files(tmp_path: pathlib.Path) -> None:
     for path in ("", str(tmp_path / "none")):
         with pytest.raises(InputError, match="there is no folder"):
-            sources.open_source("folder", path)
+            sources.open_source(SourceSpec("folder", path))
     with pytest.raises(InputError, match=r"neither captions\.jsonl nor captions\.csv"):
-        sources.open_source("folder", str(tmp_path))
+        sources.open_source(SourceSpec("folder", str(tmp_path)))
