@@ -20,6 +20,7 @@ from flamingo_jax import config as configs
 from flamingo_jax import sharding
 from flamingo_jax.data.augment import AugmentSpec
 from flamingo_jax.data.rows import DatasetSpec
+from flamingo_jax.data.sources import SourceSpec
 from flamingo_jax.errors import InputError
 from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
@@ -219,6 +220,21 @@ def dataset_specs(c: Any, stage: str) -> dict[str, DatasetSpec]:
             versions=row.versions or (c.data.versions if stage == "flamingo" else 0),
         )
     return rows
+
+
+def source_specs(c: Any, stage: str) -> dict[str, SourceSpec]:
+    """Where the documents of the stage's datasets come from."""
+    return {
+        name: SourceSpec(
+            name=row.source,
+            path=row.path,
+            files=row.files,
+            validation_path=row.validation_path,
+            held_out=row.held_out if row.validation else 0,
+            options=dict(row.options),
+        )
+        for name, row in configs.stage_settings(c, stage).datasets.items()
+    }
 
 
 def optimizer_spec(c: Any, stage: str) -> opt.OptimizerSpec:

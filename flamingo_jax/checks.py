@@ -14,7 +14,7 @@ LAYOUTS = ("page", "pair", "clip", "text", "contrastive")
 SCHEDULES = ("constant", "cosine", "linear")
 
 _CHOICES = {
-    "tokenizer.kind": ("bytes", "sentencepiece", "tokenizers", "train"),
+    "tokenizer.kind": ("bytes", "sentencepiece", "tokenizers", "saved", "train"),
     "tokenizer.image": ("new", "text"),
     "model.dtype": ("float32", "bfloat16"),
     "model.remat": ("none", "full", "dots"),

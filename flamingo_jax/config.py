@@ -29,6 +29,10 @@ def dataset(**fields: Any) -> Config:
     c: Config = ConfigDict()
     c.source = ""  # "NAME" or "NAME:PART", a function of data/sources.py
     c.path = ""  # the folder or shards the source reads, where it reads any
+    c.files = ""  # the folder or tars that hold the files which records name
+    c.validation_path = ""  # shards of the validation split
+    c.held_out = 100  # where there are none: one record in so many is held out for it; 0 = none
+    c.options = ConfigDict()  # the corpus's own (flamingo_jax/data/corpora)
     c.layout = "pair"  # page | pair | clip | text | contrastive
     c.weight = 1.0  # λ of Flamingo eq. (2): what the dataset's loss is multiplied by
     c.batch = 8  # B, over all hosts
@@ -42,6 +46,7 @@ def dataset(**fields: Any) -> Config:
     c.versions = 0  # augmented versions of each medium; 0 = config.data.versions
     c.validation = True  # has the source a validation split to measure during training?
     c.lock()
+    c.options.unlock()  # which there are, the corpus knows
     c.update(fields)
     return c
 
@@ -156,6 +161,7 @@ def _data() -> Config:
     c.cache_features = False  # encode each version once before the Flamingo stage
     c.threads = 16
     c.prefetch = 4  # steps read ahead
+    c.max_bad = 0.2  # share of a dataset's records, unusable ones, from which on the run stops
     c.record_rows = False  # write (step, dataset, index) of every row used to rows.jsonl
     c.augment = ConfigDict()
     c.augment.flip = 0.5  # probability of a horizontal flip
@@ -176,8 +182,9 @@ def base() -> Config:
     c.stages = ("flamingo",)  # in this order, each starting from what the one before has made
 
     c.tokenizer = ConfigDict()
-    c.tokenizer.kind = "bytes"  # bytes | sentencepiece | tokenizers | train (BPE on the texts)
-    c.tokenizer.path = ""  # the model file of sentencepiece (.model) or tokenizers (.json)
+    c.tokenizer.kind = "bytes"  # bytes | sentencepiece | tokenizers | saved | train (BPE on texts)
+    # The model file of sentencepiece (.model) or tokenizers (.json); saved: a run's tokenizer/.
+    c.tokenizer.path = ""
     c.tokenizer.vocab = 0  # train: how many tokens to learn
     c.tokenizer.source = ""  # train: the source whose texts it is learnt on; `path` is its path
     c.tokenizer.image = "new"  # <image> is a new token ("new") or plain text ("text")
@@ -185,6 +192,10 @@ def base() -> Config:
     c.model = _model()
 
     c.trainable = ("^resampler/", "^xattn/", "^project/", "^embed/new$", "^head/new$")
+
+    c.init = ConfigDict()  # parameters to begin with that another run has trained
+    c.init.run = ""  # its workdir, or a step in it
+    c.init.paths = ("",)  # those whose path one of these regexes finds; the others begin anew
 
     c.data = _data()
 
@@ -276,6 +287,8 @@ def override(c: Config, field: str, text: str) -> None:
     *parents, last = field.split(".")
     node: Any = c
     for depth, key in enumerate([*parents, last]):
+        if depth == len(parents) and parents[-1:] == ["options"] and isinstance(node, ConfigDict):
+            break  # which options there are, the corpus knows
         if not isinstance(node, ConfigDict) or key not in node:
             keys = list(node.keys()) if isinstance(node, ConfigDict) else []
             near = difflib.get_close_matches(key, keys, n=1)
@@ -284,7 +297,7 @@ def override(c: Config, field: str, text: str) -> None:
             raise InputError(f"--config.{field}: there is no field {key!r} in {where}; {hint}")
         if depth < len(parents):
             node = node[key]
-    node[last] = _parse(field, text, node[last])
+    node[last] = _parse(field, text, node[last]) if last in node else _literal(text)
 
 
 def _parse(field: str, text: str, old: Any) -> Any:
@@ -296,10 +309,7 @@ def _parse(field: str, text: str, old: Any) -> Any:
         raise InputError(
             f"--config.{field} is a group of fields; give --config.{field}.FIELD=VALUE"
         )
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = {"true": True, "false": False}.get(text.lower(), text)
+    value = _literal(text)
     if kind is float and type(value) is int:
         value = float(value)
     if kind is tuple and isinstance(value, list):
@@ -309,6 +319,14 @@ def _parse(field: str, text: str, old: Any) -> Any:
     if type(value) is not kind:
         raise InputError(f"--config.{field}={text}: expected a value of type {kind.__name__}")
     return value
+
+
+def _literal(text: str) -> Any:
+    """A Python literal, true or false; any other text as it is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def finish(c: Config) -> Config:
@@ -328,7 +346,11 @@ def to_json(c: Config) -> str:
 
 def from_json(text: str) -> Config:
     """A config written by `to_json`: fields added since then have their defaults."""
-    stored: Config = ConfigDict(_filled(_tuples(json.loads(text)), base().to_dict()))
+    filled = _filled(_tuples(json.loads(text)), base().to_dict())
+    for stage in (filled["train"], *filled["pretrain"].values()):
+        rows = stage["datasets"].items()
+        stage["datasets"] = {name: _filled(row, dataset().to_dict()) for name, row in rows}
+    stored: Config = ConfigDict(filled)
     return FrozenConfigDict(stored.lock())
 
 

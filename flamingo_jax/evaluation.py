@@ -20,8 +20,8 @@ from flamingo_jax.data import sources as data_sources
 from flamingo_jax.data.rows import controls_of, make_row
 from flamingo_jax.eval import tasks
 from flamingo_jax.eval.rows import Graph
+from flamingo_jax.inputs import Run
 from flamingo_jax.shapes import merge_trees
-from flamingo_jax.stages import Run
 from flamingo_jax.workdir import write_atomically
 
 CHUNK = 64
@@ -106,14 +106,12 @@ def _in_chunks(function: Any, *arrays: np.ndarray) -> np.ndarray:
 def _page(run: Run) -> dict[str, Any]:
     """One validation page as the model gets it: tokens, what each attends to, the loss mask."""
     c = run.config
-    specs = assemble.dataset_specs(c, "flamingo")
+    specs, places = assemble.dataset_specs(c, "flamingo"), assemble.source_specs(c, "flamingo")
     for name, row in configs.stage_settings(c, "flamingo").datasets.items():
         if row.layout != "page" or not row.validation:
             continue
         spec = specs[name]
-        source = data_sources.open_source(
-            row.source, row.path, "validation", c.seed, spec.image_size
-        )
+        source = data_sources.open_source(places[name], "validation", c.seed, spec.image_size)
         made = make_row(source[0], spec, run.tokenizer, c.seed, 0, train=False)
         used = made["positions"] >= 0
         folder = run.workdir.path / "samples"

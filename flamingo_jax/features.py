@@ -6,22 +6,45 @@ pictures (K augmented versions of each) encodes them before its first step rathe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from flax import nnx
 
-from flamingo_jax import progress
+from flamingo_jax import assemble, progress
 from flamingo_jax.data.document import Medium
 from flamingo_jax.data.faults import BadRecord
 from flamingo_jax.data.rows import DatasetSpec, render_version
-from flamingo_jax.shapes import Array
+from flamingo_jax.model.vision import VisionConfig, VisionTower
+from flamingo_jax.shapes import Array, Params
 
 Key = tuple[str, int]
 """(a medium's key, its version); version -1 is the picture as it is, without augmentation."""
 
 BATCH = 128
 """Frames encoded at once; the last batch is filled up, so that one shape is compiled."""
+
+
+def encoder(c: Any, vision: Params) -> Callable[[np.ndarray], Array]:
+    """The jitted frozen encoder: u8[N, Y, X, 3] → [N, P, E] in its own dtype.
+
+    Args:
+      c: the finished config.
+      vision: the encoder's parameters.
+    """
+    compiled = _compiled_encoder(assemble.vision_config(c), c.model.vision.dtype)
+    return lambda pixels: compiled(vision, pixels)
+
+
+@functools.cache
+def _compiled_encoder(cfg: VisionConfig, dtype: str) -> Any:
+    graph, _ = nnx.split(nnx.eval_shape(lambda: VisionTower(cfg, rngs=nnx.Rngs(0))))
+    return jax.jit(lambda params, pixels: nnx.merge(graph, params)(pixels, jnp.dtype(dtype)))
 
 
 def encode_all(

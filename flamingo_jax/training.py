@@ -45,13 +45,13 @@ class Feeds:
       validation: {dataset: Batch} dicts, the same at every validation.
       used: update → (dataset, index in its source) of the rows it was made from, where they are to
         be recorded.
-      faults: {dataset: {reason: how many records could not be used so far}}.
+      rejects: update → rows of rejects.jsonl, records that were not used up to it, each told once.
     """
 
     train: Callable[[int], Iterator[dict[str, Batch]]]
     validation: list[dict[str, Batch]]
     used: Callable[[int], list[tuple[str, int]]] | None = None
-    faults: Callable[[], dict[str, dict[str, int]]] = dict
+    rejects: Callable[[int], list[dict[str, Any]]] = lambda _: []
 
 
 @dataclasses.dataclass
@@ -96,7 +96,8 @@ class StageLoop:
         self.stage, self.settings, self.workdir = stage, settings, workdir
         self.checkpoints, self.meta, self.stop = checkpoints, meta, stop
         self._metrics, self._speed_log = workdir.log("metrics"), workdir.log("speed")
-        self._rows = workdir.log("rows")
+        self._rows, self._rejects = workdir.log("rows"), workdir.log("rejects")
+        self._rejected: collections.Counter[tuple[str, str]] = collections.Counter()
         self._scalars: Any = None
         self._waiting: tuple[int, dict[str, Any]] | None = None
         self._clock = time.monotonic()
@@ -164,10 +165,10 @@ class StageLoop:
                 try:
                     self._after(step, state, frozen, metrics, data, bar)
                 except Preempted:
-                    self._reject(first, step, data.faults())
+                    self._tell_rejects(first, step)
                     raise
         self._close()
-        self._reject(first, stage.steps, data.faults())
+        self._tell_rejects(first, stage.steps)
         self.workdir.event(
             "finish", f"stage {stage.name}, {stage.steps} steps", stage=stage.name, step=stage.steps
         )
@@ -175,20 +176,19 @@ class StageLoop:
 
     def _close(self) -> None:
         self.checkpoints.wait()
-        for log in (self._metrics, self._speed_log, self._rows, self._scalars):
+        for log in (self._metrics, self._speed_log, self._rows, self._rejects, self._scalars):
             log.close()
 
-    def _reject(self, first: int, step: int, faults: dict[str, dict[str, int]]) -> None:
-        """Says which records this process could not use after step `first`, and why."""
-        for dataset, reasons in faults.items():
-            counts = ", ".join(f"{count} times {reason}" for reason, count in reasons.items())
-            text = f"dataset {dataset}: records replaced by others since step {first}: {counts}"
+    def _tell_rejects(self, first: int, step: int) -> None:
+        """Says how many records were not used since step `first`, and why."""
+        reasons: dict[str, list[str]] = {}
+        for (dataset, reason), count in sorted(self._rejected.items()):
+            reasons.setdefault(dataset, []).append(f"{count} times {reason}")
+        for dataset, counts in reasons.items():
+            text = f"dataset {dataset}: records replaced by others since step {first}: "
+            text += ", ".join(counts)
             self.workdir.event("rejects", text, stage=self.stage.name, step=step)
             progress.say(f"stage {self.stage.name}: {text}")
-            with self.workdir.log("rejects") as log:
-                for reason, count in reasons.items():
-                    row = {"dataset": dataset, "reason": reason, "count": count, "since": first}
-                    log.append({"stage": self.stage.name, "step": step, **row})
 
     def _state(self, restored: Restored | None, initial: Callable[[], Params]) -> TrainState:
         whole = sharding.replicated(self.stage.mesh)
@@ -221,6 +221,9 @@ class StageLoop:
         if data.used is not None:
             where = {"stage": self.stage.name, "step": step}
             self._rows.append(*[where | {"dataset": d, "index": i} for d, i in data.used(step)])
+        for row in data.rejects(step):
+            self._rejects.append({"stage": self.stage.name, **row})
+            self._rejected[row["dataset"], row["reason"]] += 1
         last = step == self.stage.steps
         if last or step % self.settings.log_every == 0:
             self._flush(bar)

@@ -24,6 +24,7 @@ def machine() -> str:
 # also reaches the processes that tests start; the number of devices does not, so that those run as
 # a user's would.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("FLAMINGO_CACHE", str(ROOT / ".cache" / "indexes"))  # of shared shards, too
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax" / machine()))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "flamingo_jax"
 # A room (a module or folder of the package) imports only rooms of the rows above its own.
 FLOORS = (
     {"errors"},
-    {"shapes", "checks"},
+    {"shapes", "checks", "overrides"},
     {"config"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},
     {"data", "model", "logs"},
@@ -22,7 +22,8 @@ FLOORS = (
     {"assemble"},
     {"plan", "report", "use", "serve", "features", "inspection"},
     {"training"},
-    {"stages"},
+    {"inputs"},
+    {"samples", "stages"},
     {"evaluation"},
     {"__init__", "run"},
     {"__main__"},

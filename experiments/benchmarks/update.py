@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flamingo_jax import assemble, config, sharding, stages
+from flamingo_jax import assemble, config, inputs, sharding
 from flamingo_jax.__main__ import take_overrides
 from flamingo_jax.shapes import Batch, flatten_paths, unflatten_paths
 from flamingo_jax.train.step import init_state
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     c = config.finish(config.load(flags.config, overrides))
     vocabulary = assemble.Vocabulary(c.model.language.vocab or flags.vocab, NEW_TOKENS)
     stage = assemble.stage(c, flags.stage, vocabulary, sharding.make_mesh(**c.mesh))
-    print(json.dumps(measure(stage, stages.cached_shape(c, stage), flags.updates)))
+    print(json.dumps(measure(stage, inputs.cached_shape(c, stage), flags.updates)))
 
 
 def measure(stage: assemble.Stage, media: tuple[int, int] | None, updates: int) -> dict[str, float]:

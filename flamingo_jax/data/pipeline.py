@@ -16,7 +16,7 @@ import grain
 import numpy as np
 
 from flamingo_jax.data.document import Source
-from flamingo_jax.data.faults import BadRecord, FaultTally
+from flamingo_jax.data.faults import BadRecord, Reject, Rejects
 from flamingo_jax.data.images import RESIZES
 from flamingo_jax.data.order import endless
 from flamingo_jax.data.randomness import generator
@@ -25,16 +25,12 @@ from flamingo_jax.data.tokenizer import Tokenizer
 from flamingo_jax.errors import InputError
 from flamingo_jax.shapes import Batch
 
-TRIES = 9  # a record, and up to 8 others in its place
+TRIES = 100  # a record, and up to 99 others in its place: rules may drop most of a corpus
 _CHUNK = 8  # rows that a thread makes in one go
 
 
 class Pipeline:
-    """The batches of a stage, {dataset: Batch} for each step.
-
-    Attributes:
-      faults: the tally of bad records met so far.
-    """
+    """The batches of a stage, {dataset: Batch} for each step."""
 
     def __init__(
         self,
@@ -50,6 +46,7 @@ class Pipeline:
         features: Mapping[str, Features] | None = None,
         threads: int = 16,
         prefetch: int = 4,
+        max_bad: float = 1.0,
     ) -> None:
         """Puts the datasets into order; reads nothing yet.
 
@@ -68,11 +65,11 @@ class Pipeline:
           features: {dataset: cached features}; datasets it does not name give pixels.
           threads: how many rows are made at the same time.
           prefetch: how many steps `iterate` reads ahead.
+          max_bad: the share of a dataset's records, bad ones, from which on reading stops.
 
         Raises:
           InputError: if a source is empty, or a spec cannot be met.
         """
-        self.faults = FaultTally()
         self._prefetch = prefetch
         self._steps = steps
         pool = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="rows")
@@ -83,7 +80,7 @@ class Pipeline:
             shuffled = train and not getattr(sources[name], "ordered", False)
             self._datasets[name] = _DatasetSteps(
                 endless(len(sources[name]), seed, name, shuffled),
-                _RowReader(sources[name], spec, tokenizer, seed, train, lookup, self.faults),
+                _RowReader(sources[name], spec, tokenizer, seed, train, lookup, max_bad),
                 steps=steps,
                 rows=(rows or {}).get(name, (0, spec.batch)),
                 first_step=(first_step or {}).get(name, 0),
@@ -119,6 +116,10 @@ class Pipeline:
         """
         return self._datasets[dataset].document_index(step, row)
 
+    def rejects(self, dataset: str, step: int) -> list[tuple[int, Reject]]:
+        """(step, record that was not used) of this host's rows up to a step, each told once."""
+        return self._datasets[dataset].rejects(step)
+
 
 class _RowReader:
     """Makes row i of a dataset, with another document in the place of one that cannot be used."""
@@ -131,16 +132,17 @@ class _RowReader:
         seed: int,
         train: bool,
         features: Features | None,
-        faults: FaultTally,
+        max_bad: float,
     ) -> None:
         self.source, self.spec, self.tokenizer = source, spec, tokenizer
-        self.seed, self.train, self.features, self.faults = seed, train, features, faults
+        self.seed, self.train, self.features = seed, train, features
+        self.rejects = Rejects(spec.name, max_bad)
         self.replaced: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def read(self, index: int, document: int) -> dict[str, np.ndarray]:
         """Row `index`, which should show `document`; fields as in `rows.make_row`."""
-        reasons: list[str] = []
+        reasons: set[str] = set()
         for attempt in range(TRIES):
             if attempt:
                 rng = generator("substitute", self.seed, self.spec.name, index, attempt)
@@ -156,16 +158,17 @@ class _RowReader:
                     self.features,
                 )
             except BadRecord as error:
-                self.faults.add(self.spec.name, error.reason)
-                reasons.append(error.reason)
+                self.rejects.add(index, attempt, document, error)
+                reasons.add(error.reason)
                 continue
+            self.rejects.used()
             if attempt:
                 with self._lock:
                     self.replaced[index] = document
             return row
         raise InputError(
             f"dataset {self.spec.name!r}: {TRIES} records drawn one after the other cannot be used "
-            f"({', '.join(sorted(set(reasons)))}); look at its source with `flamingo inspect`"
+            f"({', '.join(sorted(reasons))}); check its source and options"
         )
 
 
@@ -224,6 +227,14 @@ class _DatasetSteps(grain.MapDataset):
             name = self._reader.spec.name
             raise IndexError(f"dataset {name!r} begins at step {self._first_step}, not at {step}")
         return (step - self._first_step) * self._reader.spec.batch + row
+
+    def rejects(self, step: int) -> list[tuple[int, Reject]]:
+        """See `Pipeline.rejects`."""
+        if step < self._first_step:
+            return []
+        size = self._reader.spec.batch
+        taken = self._reader.rejects.take((step - self._first_step + 1) * size)
+        return [(self._first_step + reject.row // size, reject) for reject in taken]
 
     def _document(self, number: int) -> int:
         """The index of the document at a place in the endless order."""

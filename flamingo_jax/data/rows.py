@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator
 from typing import Protocol
@@ -218,11 +219,15 @@ def render(medium: Medium, spec: DatasetSpec, rng: np.random.Generator | None) -
     Raises:
       BadRecord: if the medium cannot be decoded.
     """
-    if medium.kind == "clip":
-        offset = 0.0 if rng is None else rng.random()
-        pixels = video.frames(medium.data, spec.frames, spec.image_size, spec.resize, offset=offset)
-    else:
-        pixels = images.decode(medium.data, spec.image_size, spec.resize)[None]
+    try:
+        if medium.kind == "clip":
+            offset = 0.0 if rng is None else rng.random()
+            size, resize = spec.image_size, spec.resize
+            pixels = video.frames(medium.data, spec.frames, size, resize, offset=offset)
+        else:
+            pixels = images.decode(medium.data, spec.image_size, spec.resize)[None]
+    except BadRecord as error:
+        raise BadRecord(error.reason, f"{medium.key}: {error.detail}") from error
     return pixels if rng is None else augment(pixels, spec.augment, rng)
 
 
@@ -248,16 +253,19 @@ def render_version(medium: Medium, spec: DatasetSpec, seed: int, version: int) -
 def enumerate_media(source: Source) -> Iterator[Medium]:
     """Yields every medium of a source once, by its key, in the order they are first met.
 
-    A source that knows its media without reading every document has a method `media()`.
+    A source that knows its media without reading every document has a method `media()`. Documents
+    that cannot be read have none: whoever reads their rows is told so again.
     """
     quick = getattr(source, "media", None)
-    if quick is not None:
-        found = iter(quick())
-    else:
-        documents = (source[index] for index in range(len(source)))
-        found = (item for document in documents for item in document.items)
+    found = iter(quick()) if quick is not None else _items(source)
     seen: set[str] = set()
     for medium in found:
         if isinstance(medium, Medium) and medium.key not in seen:
             seen.add(medium.key)
             yield medium
+
+
+def _items(source: Source) -> Iterator[str | Medium]:
+    for index in range(len(source)):
+        with contextlib.suppress(BadRecord):
+            yield from source[index].items

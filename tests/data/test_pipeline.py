@@ -13,6 +13,7 @@ import pytest
 
 from flamingo_jax.data.augment import AugmentSpec
 from flamingo_jax.data.document import Document, Medium
+from flamingo_jax.data.faults import LEAST_READS, Dropped
 from flamingo_jax.data.pipeline import TRIES, Pipeline
 from flamingo_jax.data.rows import DatasetSpec, make_row
 from flamingo_jax.data.tokenizer import open_tokenizer
@@ -275,12 +276,13 @@ def test_bad_records_are_replaced_the_same_way_each_time() -> None:
     texts = [text for step in batches for text in texts_of(step["alt"])]
     used = [one.row_index("alt", step, place) for step in range(STEPS) for place in range(8)]
     assert [f"no. {i}" for i in used] == texts
-    counts = one.faults.counts()["alt"]
-    assert set(counts) == {"not an image", "no text", "no medium"}
-    assert sum(counts.values()) >= sum(
-        index < 20 for index in (order_index(one, step, p) for step in range(2) for p in range(8))
-    )
-    assert two.faults.counts() == one.faults.counts()
+    listed = one.rejects("alt", STEPS - 1)
+    assert {reject.reason for _, reject in listed} == {"not an image", "no text", "no medium"}
+    first = [(step, reject.row, reject.index) for step, reject in listed if reject.attempt == 0]
+    named = [order_index(one, step, p) for step in range(STEPS) for p in range(8)]
+    assert first == [(row // 8, row, index) for row, index in enumerate(named) if index < 20]
+    assert two.rejects("alt", 1) + two.rejects("alt", STEPS - 1) == listed
+    assert not two.rejects("alt", STEPS - 1)
 
 
 def order_index(one: Pipeline, step: int, place: int) -> int:
@@ -295,7 +297,33 @@ def test_a_source_of_nothing_but_bad_records_is_named() -> None:
         one[0]
     with pytest.raises(InputError, match="dataset 'alt'"):
         next(one.iterate())
-    assert sum(one.faults.counts()["alt"].values()) >= TRIES
+    assert len(one.rejects("alt", 0)) >= TRIES
+
+
+def test_too_many_bad_records_stop_the_run() -> None:
+    row = {"alt": spec("alt", "pair", 8, 12)}
+    steps = LEAST_READS // 8 + 2
+    with pytest.raises(InputError, match=r"dataset 'alt': \d+ of \d+ records .*max_bad=0.3"):
+        list(pipeline(row, sources={"alt": spoilt(20)}, steps=steps, max_bad=0.3).iterate())
+    one = pipeline(row, sources={"alt": spoilt(8)}, steps=steps, max_bad=0.3)
+    assert len(list(one.iterate())) == steps
+
+
+def test_what_rules_drop_does_not_count_as_bad() -> None:
+    class Rules(list):
+        def __getitem__(self, index):
+            if index % 10:
+                raise Dropped("dropped: one image", str(index))
+            return super().__getitem__(index)
+
+    row = {"alt": spec("alt", "pair", 8, 12)}
+    steps = LEAST_READS // 8 + 2
+    one = pipeline(row, sources={"alt": Rules(spoilt(0))}, steps=steps, max_bad=0.1)
+    batches = list(one.iterate())
+    assert {text for step in batches for text in texts_of(step["alt"])} == {
+        f"no. {i}" for i in range(0, 40, 10)
+    }
+    assert {reject.reason for _, reject in one.rejects("alt", steps - 1)} == {"dropped: one image"}
 
 
 def test_what_cannot_be_met_is_refused() -> None:
@@ -329,7 +357,7 @@ def test_shared_pages(shared: pathlib.Path) -> None:
         assert batch.media[batch.frames > 0].std(axis=(1, 2, 3, 4)).min() > 0
         assert not batch.media[batch.frames == 0].any()
         assert batch.loss_mask.sum() > 0
-    assert one.faults.counts() == {}
+    assert not one.rejects("m3w", 2)
 
 
 def test_a_process_that_stops_in_the_middle_ends_quietly(tmp_path: pathlib.Path) -> None:

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from flamingo_jax import config, sharding, stages
+from flamingo_jax import config, inputs, sharding
 from flamingo_jax.data.tokenizer import train_tokenizer
 from flamingo_jax.preemption import StopRequest
 from flamingo_jax.shapes import flatten_paths
@@ -26,12 +26,12 @@ def test_batches_have_the_announced_shapes(trainer, tmp_path, stage):
     c = config.finish(config.load(f"{trainer.experiment}:stages", overrides))
     tokenizer = train_tokenizer(["a red square"], 300, image="new")
     mesh = sharding.make_mesh(fsdp=2, devices=jax.devices()[:2])
-    run = stages.Run(c, Workdir(tmp_path / "run"), tokenizer, mesh, {}, StopRequest())
+    run = inputs.Run(c, Workdir(tmp_path / "run"), tokenizer, mesh, {}, StopRequest())
     assembled = run.assemble(name)
     frozen = assembled.initial(0, set(flatten_paths(assembled.frozen)))
-    fed = stages.feeds(run, assembled, frozen)
+    fed = inputs.feeds(run, assembled, frozen)
 
-    announced = assembled.abstract_batches(stages.cached_shape(c, assembled))
+    announced = assembled.abstract_batches(inputs.cached_shape(c, assembled))
     given = sharding.to_devices(next(iter(fed.train(0))), mesh)
     assert shapes(given) == shapes(announced) and set(given) == set(assembled.datasets)
     for batch in fed.validation:
