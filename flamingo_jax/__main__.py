@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 import flamingo_jax
 from flamingo_jax import errors
+from flamingo_jax.overrides import take_overrides
 
 EXIT_INTERRUPTED = 130
 
@@ -94,13 +95,72 @@ def _report(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 
 def _inspect_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="DIR", help="a run's folder, or one step inside it")
+    add = parser.add_argument
+    text = "a run's folder, one step inside it, or prepared documents"
+    add("folder", nargs="?", default="", metavar="DIR", help=text)
+    text = "an experiment, instead of a folder: a page of its datasets is written"
+    add("--config", default="", metavar="FILE[:VARIANT]", help=text)
+    add("--stage", default="", help="whose datasets (default: flamingo, or the config's last)")
+    text = "the page's folder (default runs/inspect/NAME-STAGE)"
+    add("--out", default="", metavar="DIR", help=text)
+    text = "rows of each dataset (default 12)"
+    add("--rows", type=_number(int, 1), default=12, metavar="N", help=text)
+    add("--config.FIELD", metavar="VALUE", help="sets a field of the config")
 
 
 def _inspect(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from flamingo_jax import run
 
-    return run.inspect(flags.folder)
+    if bool(flags.folder) == bool(flags.config):
+        raise errors.InputError("give either DIR or --config=FILE; see flamingo inspect --help")
+    if not flags.config and (overrides or flags.stage or flags.out):
+        raise errors.InputError("--config.FIELD, --stage and --out belong to --config=FILE")
+    return run.inspect(flags.folder, flags.config, overrides, flags.stage, flags.out, flags.rows)
+
+
+def _prepare_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="pairs, clips, obelics, mmc4, texts, folder, prepared, …")
+    add("--out", required=True, metavar="DIR", help="the folder of shards, made or gone on with")
+    add("--path", default="", metavar="PATH", help="the source's shards: file, folder or pattern")
+    add("--files", default="", metavar="PATH", help="folder or tars of files that records name")
+    several = {"nargs": "+", "action": "extend", "default": []}
+    add("--option", metavar="NAME=VALUE", help="the source's own options", **several)
+    add("--split", default="train", help="train (the default) or validation")
+    count = {"type": _number(int, 1), "metavar": "N"}
+    add("--shard-size", default=1000, help="records of the source a shard (default 1000)", **count)
+    add("--workers", default=1, help="processes (default 1); the shards are the same", **count)
+    pixels, least = _number(int, 0), _number(float, 0)
+    text = "leave out images with a shorter side, in pixels (default 64; 0: none)"
+    add("--min-side", type=pixels, default=64, metavar="N", help=text)
+    text = "leave out images longer than so many times their width (default 3; 0: none)"
+    add("--max-aspect", type=least, default=3.0, metavar="X", help=text)
+    add("--keep-single-colour", action="store_true", help="keep images of a single colour")
+    text = "drop documents with fewer media left (default 1)"
+    add("--min-images", type=pixels, default=1, metavar="N", help=text)
+    text = "drop documents with more (default 0: no limit)"
+    add("--max-images", type=pixels, default=0, metavar="N", help=text)
+    text = "leave out near-duplicates of the images in these folders"
+    add("--eval-images", metavar="DIR", help=text, **several)
+
+
+def _prepare(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from flamingo_jax import run
+
+    filters = {name: vars(flags)[name] for name in ("min_side", "max_aspect", "min_images")}
+    return run.prepare(
+        flags.source,
+        flags.out,
+        path=flags.path,
+        files=flags.files,
+        option=flags.option,
+        workers=flags.workers,
+        filters=filters
+        | {"max_images": flags.max_images, "single_colour": not flags.keep_single_colour},
+        split=flags.split,
+        shard_size=flags.shard_size,
+        evaluation_images=tuple(flags.eval_images),
+    )
 
 
 def _generate_flags(parser: argparse.ArgumentParser) -> None:
@@ -185,13 +245,32 @@ VERBS = {
         add_flags=_report_flags,
         call=_report,
     ),
+    "prepare": Verb(
+        summary="filter a dataset and store it in shards for training",
+        description="Writes ArrayRecord shards of a source's documents, and a manifest when all "
+        "are there. The same command goes on after a kill; the shards do not depend on --workers.",
+        examples=(
+            "prepare pairs --path=laion/{00000..00999}.tar --out=prepared/laion --workers=8",
+            "prepare obelics --path=obelics/*.parquet --files=images --option min_images=2 "
+            "--out=prepared/obelics --eval-images=coco/val2014",
+        ),
+        add_flags=_prepare_flags,
+        call=_prepare,
+    ),
     "inspect": Verb(
-        summary="tell what a run or a checkpoint holds",
+        summary="tell what a run, a checkpoint or datasets hold",
         description="Prints the parameters of a checkpoint by part, which of them are trained and "
-        "which frozen, and the steps that are saved.",
-        examples=("inspect runs/openmoji",),
+        "which frozen, and the steps that are saved; of prepared documents, how many there are and "
+        "what was left out. With --config: writes a page of a stage's datasets as the model gets "
+        "them: pictures, tokens by the image they see, targets of the loss, lengths, drops.",
+        examples=(
+            "inspect runs/openmoji",
+            "inspect prepared/laion",
+            "inspect --config=experiments/openmoji.py --rows=24 --out=runs/rows",
+        ),
         add_flags=_inspect_flags,
         call=_inspect,
+        overrides=True,
     ),
     "generate": Verb(
         summary="answer one prompt of pictures, clips and text",
@@ -276,35 +355,6 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if text.startswith("examples:"):
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)
-
-
-def take_overrides(argv: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Splits `argv` into what argparse reads and the config's fields {"a.b": "value"}.
-
-    Both `--config.a.b=value` and `--config.a.b value` are read; of two for one field the later
-    counts. Nothing after `--` is a flag.
-
-    Raises:
-      InputError: for a field without a name or a value.
-    """
-    rest: list[str] = []
-    overrides: dict[str, str] = {}
-    words = iter(argv)
-    for word in words:
-        if word == "--":
-            return [*rest, word, *words], overrides
-        if not word.startswith("--config."):
-            rest.append(word)
-            continue
-        field, equals, value = word.removeprefix("--config.").partition("=")
-        if not equals:
-            value = next(words, "--")
-            if value.startswith("--"):
-                raise errors.InputError(f"{word} has no value; give {word}=VALUE")
-        if not field:
-            raise errors.InputError(f"{word!r} names no field; give --config.FIELD=VALUE")
-        overrides[field] = value
-    return rest, overrides
 
 
 def _number(

@@ -1,13 +1,15 @@
-"""What a workdir or one of its steps holds: paths, shapes, dtypes, sizes; no array is loaded."""
+"""What a workdir, one of its steps or a folder of prepared documents holds; nothing is loaded."""
 
 from __future__ import annotations
 
+import json
 import math
 import pathlib
 import re
 
 from flamingo_jax import sealed
 from flamingo_jax.checkpoint import list_steps
+from flamingo_jax.data.prepare import manifest
 from flamingo_jax.errors import InputError
 
 BYTES = {"bool": 1, "uint8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "float64": 8, "int64": 8}
@@ -17,8 +19,10 @@ BYTES = {"bool": 1, "uint8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "float64
 def describe(folder: str | pathlib.Path) -> str:
     """A table of parameters with their trainable/frozen split, and of the steps there are.
 
+    Of a folder of prepared documents: how many there are, of what, and what was left out.
+
     Args:
-      folder: a workdir, or one step in it (WORKDIR/checkpoints/STAGE/STEP).
+      folder: a workdir, one step in it (WORKDIR/checkpoints/STAGE/STEP), or prepared documents.
 
     Raises:
       InputError: if it is neither.
@@ -26,10 +30,13 @@ def describe(folder: str | pathlib.Path) -> str:
     path = pathlib.Path(folder)
     if (path / "meta").is_dir():
         return _step(path)
+    if (path / manifest.MANIFEST).is_file() or (path / manifest.PLAN).is_file():
+        return _prepared(manifest.read(path))
     stages = [p for p in sorted(path.glob("checkpoints/*")) if list_steps(p)]
     if not stages:
         raise InputError(
-            f"{str(folder)!r} holds no checkpoints; give a run's folder, or one step inside it"
+            f"{str(folder)!r} holds no checkpoints; give a run's folder, one step inside it, or a "
+            "folder of prepared documents"
         )
     newest = max(stages, key=lambda p: (p / str(list_steps(p)[-1])).stat().st_mtime)
     lines = [f"{path}"]
@@ -37,6 +44,31 @@ def describe(folder: str | pathlib.Path) -> str:
         steps = ", ".join(str(step) for step in list_steps(stage))
         lines.append(f"  stage {stage.name}: steps {steps}")
     return "\n".join(lines) + "\n\n" + _step(newest / str(list_steps(newest)[-1]))
+
+
+def _prepared(found: manifest.Manifest) -> str:
+    plan, counts = found.plan, found.counts
+    lines = [
+        f"prepared documents: {found.folder}",
+        f"source: {json.dumps(plan.get('source'))}, split {plan.get('split')}",
+        f"filters: {json.dumps(plan.get('filters'))}",
+    ]
+    if evaluation := plan.get("evaluation"):
+        lines.append(f"evaluation images: {json.dumps(evaluation)}")
+    lines += [
+        f"{counts['documents']:,} documents of {counts['records']:,} records, "
+        f"{counts['images']:,} images, {counts['clips']:,} clips, "
+        f"{counts['characters']:,} characters",
+        f"{len(found.shards):,} shards, {found.bytes / 1e6:.1f} MB",
+    ]
+    for title, reasons in (
+        ("documents dropped", found.dropped),
+        ("bad documents", found.bad),
+        ("media left out of documents", found.left_out),
+    ):
+        lines.append(f"{title}: {sum(reasons.values()):,}")
+        lines += [f"  {count:>9,}  {name}" for name, count in sorted(reasons.items())]
+    return "\n".join(lines) + "\n"
 
 
 def _step(folder: pathlib.Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,9 +22,11 @@ from flamingo_jax import (
     assemble,
     errors,
     evaluation,
+    inputs,
     inspection,
     preemption,
     progress,
+    samples,
     sharding,
     stages,
 )
@@ -83,7 +88,7 @@ def _train(c: Any, workdir: Workdir, command: str, rehearsal: bool = False) -> i
             return errors.EXIT_OK
         _begin_anew(workdir)
         mesh = sharding.make_mesh(c.mesh.replica, c.mesh.fsdp, c.mesh.tensor)
-        tokenizer = stages.tokenizer(c, workdir)
+        tokenizer = inputs.tokenizer(c, workdir)
         identity = _identity(c, tokenizer.digest)
         for change in workdir.open_or_create(configs.to_json(c), identity):
             text = f"{change.field}: {change.old} before, {change.new} now"
@@ -91,7 +96,7 @@ def _train(c: Any, workdir: Workdir, command: str, rehearsal: bool = False) -> i
             progress.say(f"config changed: {text}")
         (workdir.path / "finished").unlink(missing_ok=True)
         meta = _meta(c, command)
-        run = stages.Run(c, workdir, tokenizer, mesh, meta, stop)
+        run = inputs.Run(c, workdir, tokenizer, mesh, meta, stop)
         _check_disk(run)
         stages.check_data(run)
         facts = _describe(run, command)
@@ -134,7 +139,7 @@ def _is_finished(c: Any, workdir: Workdir) -> bool:
     mark = workdir.path / "finished"
     if not mark.is_file() or json.loads(mark.read_text()) != _lengths(c):
         return False
-    tokenizer = stages.tokenizer(c, workdir)
+    tokenizer = inputs.tokenizer(c, workdir)
     changes = workdir.open_or_create(configs.to_json(c), _identity(c, tokenizer.digest))
     for change in changes:
         workdir.event("config", f"{change.field}: {change.old} before, {change.new} now")
@@ -202,7 +207,7 @@ def git_state() -> dict[str, Any]:
         return {"commit": "", "dirty": False}
 
 
-def _check_disk(run: stages.Run) -> None:
+def _check_disk(run: inputs.Run) -> None:
     """Three times the largest stage's state, or what the config asks for, must be free."""
     largest = 0
     for name in run.config.stages:
@@ -212,7 +217,7 @@ def _check_disk(run: stages.Run) -> None:
     run.workdir.check_disk(int(run.config.checkpoint.min_free_gb * 1e9) or 3 * largest)
 
 
-def _describe(run: stages.Run, command: str) -> dict[str, Any]:
+def _describe(run: inputs.Run, command: str) -> dict[str, Any]:
     """The facts of run.json; those of an earlier start are kept."""
     before = _read_json(run.workdir.path / "run.json")
     facts = {
@@ -229,7 +234,7 @@ def _describe(run: stages.Run, command: str) -> dict[str, Any]:
         "probe": {"matmul_gflops": matmul_gflops()},
         "stages": before.get("stages", []),
         "peak_rss_gb": before.get("peak_rss_gb", 0.0),
-        "attribution": stages.attributions(run.config),
+        "attribution": inputs.attributions(run.config),
     }
     _write_facts(run.workdir, facts)
     return facts
@@ -304,9 +309,81 @@ def report(workdirs: list[str], markdown: bool = False) -> int:
     return errors.EXIT_OK
 
 
-def inspect(folder: str) -> int:
-    """Prints what a workdir, or a stage's checkpoints, holds, without loading any array."""
-    print(inspection.describe(folder), end="")
+def prepare(
+    source: str,
+    out: str,
+    path: str = "",
+    files: str = "",
+    option: Sequence[str] = (),
+    workers: int = 1,
+    filters: dict[str, Any] | None = None,
+    **job: Any,
+) -> int:
+    """Makes ArrayRecord shards with a manifest of a source's documents.
+
+    Args:
+      source: its name.
+      out: the folder of the shards.
+      path: where the source's records are.
+      files: where the files are that they name.
+      option: "name=value" of the source's own options, Python's literals or plain words.
+      workers: processes.
+      filters: fields of `prepare.filters.FilterOptions`.
+      job: further fields of `prepare.job.Job`.
+    """
+    from flamingo_jax.data.prepare import job as preparing
+    from flamingo_jax.data.prepare.filters import FilterOptions
+    from flamingo_jax.data.sources import SourceSpec
+
+    spec = SourceSpec(source, path, files, options=dict(map(_option, option)))
+    kept = FilterOptions(**{"between": preparing.default_between(spec), **(filters or {})})
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def bar(total: int) -> progress.Progress:
+            return stack.enter_context(progress.bar("prepare", total, unit="records"))
+
+        stack.enter_context(preemption.watch())
+        try:
+            preparing.prepare(
+                preparing.Job(spec, options=kept, **job),
+                out,
+                workers,
+                lambda done, total, note: bar(total).advance(done, note),
+            )
+        except errors.Preempted as error:
+            raise errors.Preempted(f"stopped; the same command goes on with {out!r}") from error
+    print(inspection.describe(out), end="")
+    return errors.EXIT_OK
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise errors.InputError(f"--option {text!r} is no NAME=VALUE")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return name, value  # a plain word
+
+
+def inspect(
+    folder: str,
+    config_spec: str = "",
+    overrides: dict[str, str] | None = None,
+    stage: str = "",
+    out: str = "",
+    rows: int = samples.ROWS,
+) -> int:
+    """Prints what a run, a checkpoint or prepared documents hold, without loading them.
+
+    With a config instead of a folder: writes the page of its datasets, see `samples.write`.
+    """
+    if config_spec:
+        c = configs.finish(configs.load(config_spec, overrides))
+        print(f"page     {samples.write(c, stage, out, rows)}")
+    else:
+        print(inspection.describe(folder), end="")
     return errors.EXIT_OK
 
 

@@ -131,6 +131,13 @@ def test_train_passes_everything_on(calls):
     assert calls == [("train", ("a.py:tiny", overrides, "w", True), {})]
 
 
+def test_inspect_passes_everything_on(calls):
+    argv = ["inspect", "--config=a.py:tiny", "--stage=language", "--config.seed=1", "--out=o"]
+    assert cli.main([*argv, "--rows=3"]) == cli.main(["inspect", "w"]) == 0
+    given = ("", "a.py:tiny", {"seed": "1"}, "language", "o", 3)
+    assert calls == [("inspect", given, {}), ("inspect", ("w", "", {}, "", "", 12), {})]
+
+
 def test_generate_passes_everything_on(calls):
     argv = ["generate", "--checkpoint=c", "--max_new_tokens=7", "--beams=3", "--temperature=0.5"]
     argv += ["--top_p=0.9", "--seed=4", "--stream", "--", "a.png", "--config.x=1"]
@@ -141,6 +148,27 @@ def test_generate_passes_everything_on(calls):
         **{"max_new_tokens": 7, "beams": 3, "temperature": 0.5, "top_p": 0.9},
         **{"seed": 4, "stream": True, "chat": False},
     }
+
+
+def test_prepare_passes_everything_on(calls):
+    argv = ["prepare", "obelics", "--path=p", "--files=f", "--out=o", "--split=validation"]
+    argv += ["--option", "min_images=2", "missing=page", "--option=seed=3", "--shard-size=7"]
+    argv += ["--workers=3", "--min-side=5", "--max-aspect=2.5", "--keep-single-colour"]
+    argv += ["--min-images=2", "--max-images=9", "--eval-images", "a", "b", "--eval-images=c"]
+    assert cli.main(argv) == 0
+    [(_, args, options)] = calls
+    assert args == ("obelics", "o")
+    assert options == {
+        **{"path": "p", "files": "f", "option": ["min_images=2", "missing=page", "seed=3"]},
+        **{"workers": 3, "split": "validation", "shard_size": 7},
+        "evaluation_images": ("a", "b", "c"),
+        "filters": {
+            **{"min_side": 5, "max_aspect": 2.5, "single_colour": False},
+            **{"min_images": 2, "max_images": 9},
+        },
+    }
+    cli.main(["prepare", "pairs", "--out=o"])  # what was given before is not kept
+    assert calls[-1][2]["option"] == [] and calls[-1][2]["evaluation_images"] == ()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +183,15 @@ def test_generate_passes_everything_on(calls):
         (["train", "--config.seed", "--workdir=w"], "--config.seed=VALUE"),
         (["train", "--config.=1", "--workdir=w"], "--config.FIELD=VALUE"),
         (["report"], "DIR"),
-        (["report", "w", "--config.seed=1"], "only train takes --config.seed"),
+        (["prepare", "pairs", "--path=p"], "--out"),
+        (["prepare", "pairs", "--out=o", "--workers=0"], "--workers: 0 is not at least 1"),
+        (["prepare", "pairs", "--out=o", "--max-aspect=wide"], "--max-aspect"),
+        (["report", "w", "--config.seed=1"], "only train, inspect takes --config.seed"),
+        (["inspect"], "give either DIR or --config=FILE"),
+        (["inspect", "w", "--config=a.py"], "give either DIR or --config=FILE"),
+        (["inspect", "w", "--config.seed=1"], "belong to --config=FILE"),
+        (["inspect", "w", "--stage=language"], "belong to --config=FILE"),
+        (["inspect", "--config=a.py", "--rows=0"], "--rows: 0 is not at least 1"),
         (["generate", "--checkpoint=c"], "ITEM"),
         (["generate", "--checkpoint=c", "--beams=0", "a"], "--beams: 0 is not at least 1"),
         (["generate", "--checkpoint=c", "--top_p=nan", "a"], "--top_p: nan is not from 0 to 1"),
@@ -223,6 +259,7 @@ def test_bad_config(config, field, said, experiment, tmp_path, capsys):
     [
         ("report", "{absent}"),
         ("inspect", "{absent}"),
+        ("prepare", "folder", "--path={absent}", "--out={absent}/out"),
         ("generate", "--checkpoint={absent}", "a prompt"),
     ],
 )

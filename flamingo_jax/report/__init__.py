@@ -11,9 +11,10 @@ from collections.abc import Sequence
 
 from flamingo_jax.errors import InputError
 from flamingo_jax.report import comparing, costs, heading, page, reading, tables, wording
+from flamingo_jax.report import datasets as mixtures
 from flamingo_jax.report.tables import table
 
-__all__ = ["compare", "summary", "table", "write"]
+__all__ = ["compare", "summary", "table", "write", "write_datasets"]
 
 Workdir = str | pathlib.Path
 
@@ -40,6 +41,15 @@ def compare(workdirs: Sequence[Workdir], out: Workdir | None = None) -> pathlib.
         raise InputError(f"{str(workdirs[0])!r} alone cannot be compared; give two runs or more")
     path = pathlib.Path(out) if out is not None else runs[0].workdir / "report" / "compare.html"
     return _save(path, comparing.render(runs))
+
+
+def write_datasets(mixture: mixtures.Mixture, out: Workdir) -> pathlib.Path:
+    """Writes `index.html` in the folder `out`: a mixture's datasets, in one file; returns its path.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    return _save(pathlib.Path(out) / "index.html", mixtures.render(mixture))
 
 
 def summary(workdir: Workdir) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 VOID = {"img", "link", "meta"}
@@ -91,9 +91,9 @@ def left_out(text: str) -> Markup:
     return tag("p", text, class_="left-out")
 
 
-def document(title: str, *body: Child) -> Markup:
-    """The whole page: style and script inside, nothing to be loaded from anywhere."""
-    style = Markup((HERE / "report.css").read_text(encoding="utf-8"))
+def document(title: str, *body: Child, styles: Sequence[str] = ("report.css",)) -> Markup:
+    """The whole page: style sheets and script inside, nothing to be loaded from anywhere."""
+    style = Markup("".join((HERE / name).read_text(encoding="utf-8") for name in styles))
     script = Markup((HERE / "report.js").read_text(encoding="utf-8"))
     head = tag(
         "head",

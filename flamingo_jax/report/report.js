@@ -125,15 +125,19 @@ function setUpGallery(gallery) {
 }
 
 function setUpPage(drawing) {
-  const light = (medium, on) => {
-    for (const part of drawing.querySelectorAll(".medium, .token")) {
-      if (part.dataset.medium === medium) part.classList.toggle("lit", on);
-    }
+  const pictures = drawing.querySelectorAll(".medium, .row-medium");
+  const tokens = drawing.querySelectorAll(".token[data-medium]");
+  const follow = (part, others) => {
+    const light = (on) => {
+      for (const other of others) {
+        if (other.dataset.medium === part.dataset.medium) other.classList.toggle("lit", on);
+      }
+    };
+    part.addEventListener("pointerenter", () => light(true));
+    part.addEventListener("pointerleave", () => light(false));
   };
-  for (const part of drawing.querySelectorAll(".medium")) {
-    part.addEventListener("pointerenter", () => light(part.dataset.medium, true));
-    part.addEventListener("pointerleave", () => light(part.dataset.medium, false));
-  }
+  for (const picture of pictures) follow(picture, [...pictures, ...tokens]);
+  for (const token of tokens) follow(token, pictures);
 }
 
 document.querySelectorAll(".chart").forEach(setUpChart);

@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
 from flamingo_jax import report
+from flamingo_jax.report import datasets, laid
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
@@ -114,3 +116,61 @@ def test_a_comparison_opens_without_complaint(
     page = report.compare([finished, fake_run(tmp_path / "b", 1)], tmp_path / "compare.html")
     dom, complaints = opened(browser, page, tmp_path / "profile")
     assert not complaints and "2 runs compared" in dom
+
+
+POINT = """<script>
+const seen = {};
+const row = [...document.querySelectorAll(".row")].find((each) => each.querySelector(".clip"));
+const token = row.querySelector('.token[data-medium="2"]');
+const lit = () => [...row.querySelectorAll(".lit")].map((each) => each.dataset.medium).join("");
+token.dispatchEvent(new PointerEvent("pointerenter"));
+seen.token = lit();
+token.dispatchEvent(new PointerEvent("pointerleave"));
+seen.left = lit();
+row.querySelector('.row-medium[data-medium="1"]').dispatchEvent(new PointerEvent("pointerenter"));
+seen.picture = lit();
+const border = (each) => getComputedStyle(each.querySelector(".seen")).borderTopColor;
+const pictures = [...row.querySelectorAll(".row-medium")];
+const chips = [1, 2].map((n) => row.querySelector(`.token.image[data-medium="${n}"]`));
+seen.colours = pictures.map(border);
+seen.chips = chips.map((each) => getComputedStyle(each).backgroundColor);
+seen.drawn = [...document.images].every((each) => each.naturalWidth > 0);
+seen.narrow = document.documentElement.scrollWidth <= window.innerWidth;
+seen.problems = problems;
+document.body.dataset.seen = JSON.stringify(seen);
+</script>"""
+
+
+def a_mixture() -> datasets.Mixture:
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 8, 64, 64, 3), np.uint8)
+    image = laid.Picture(pixels[0][:1], pixels[1][:1], "0000/" + "0123456789" * 20, (640, 480))
+    clip = laid.Picture(pixels[0], pixels[1], "film.mp4", (320, 240), clip=True)
+    tokens = [laid.Piece("text" * 40, 0, True), laid.Piece("<image>", 1, False, "image")]
+    tokens += [laid.Piece(" more", 1, True), laid.Piece("<image>", 2, False, "image")]
+    rows = [laid.LaidRow(n, n, "k" * 90, tuple(tokens), 40, (image, clip)) for n in range(3)]
+    drop = datasets.Drop("not an image", 3, example="document 7: " + "x" * 300)
+    measured = datasets.Statistics(
+        9, [5, 70, 900_000], [5, 40, 40], [0, 1, 9], [0, 1, 2], [(3, 4)], [drop]
+    )
+    made = datasets.Dataset(
+        *("pages", "obelics", "/data/" + "shards/" * 40, 9, "page", 5, 40, 2, 8, 1.0),
+        measured,
+        rows,
+    )
+    return datasets.Mixture("mine", [made, made])
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+def test_rows_of_datasets(browser: str, tmp_path: pathlib.Path, width: int):
+    page = report.write_datasets(a_mixture(), tmp_path)
+    text = page.read_text(encoding="utf-8").replace("<title>", WATCH + "<title>", 1)
+    page.write_text(text.replace("</body>", POINT + "</body>"), encoding="utf-8")
+    dom, complaints = opened(browser, page, tmp_path / "profile", width)
+    assert not complaints
+    found = re.search(r'data-seen="([^"]*)"', dom)
+    assert found, "the exercise did not come to its end"
+    seen = json.loads(html.unescape(found[1]))
+    assert (seen["token"], seen["left"], seen["picture"]) == ("2", "", "111")
+    assert seen["colours"] == seen["chips"] and len(set(seen["colours"])) == 2
+    assert seen["drawn"] and seen["problems"] == []
+    assert seen["narrow"], "the page is wider than its window"
