@@ -229,6 +229,8 @@ def _pixels(image: Image.Image) -> np.ndarray | bytes:
         image = ImageOps.exif_transpose(image)
         if image.has_transparency_data and image.mode != "RGBA":
             image = image.convert("RGBA")
+        if image.mode in ("YCbCr", "HSV"):  # which no lossless file holds
+            image = image.convert("RGB")
         if image.mode in ("L", "RGB", "RGBA"):
             return np.asarray(image)
         file = io.BytesIO()

@@ -143,7 +143,9 @@ def test_one_picture_in_every_form(picture, tmp_path):
     np.testing.assert_array_equal(read(Image.open(file)), expected)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "I", "F", "I;16", "RGBA"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "CMYK", "YCbCr", "HSV", "I", "F", "I;16", "RGBA"]
+)
 def test_pictures_of_every_mode(picture, mode):
     converted = picture.convert("L").convert(mode) if mode[0] in "IF" else picture.convert(mode)
     seen = read(converted)
