@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from flamingo_jax.data.corpora import pairs
 from flamingo_jax.data.document import Document
@@ -13,6 +14,7 @@ from flamingo_jax.data.readers.record import Files, Record
 class ClipOptions(pairs.PairOptions):
     """As `pairs.PairOptions`, with the fields that films are found in."""
 
+    corpus: ClassVar[str] = "clips"
     media: tuple[str, ...] = ("mp4", "webm", "mkv", "mov", "avi", "video", "clip", "video_path")
 
 

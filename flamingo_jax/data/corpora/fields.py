@@ -6,10 +6,11 @@ empty file) is `Unresolved`, which a page may outlive without it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from flamingo_jax.data import images, video
 from flamingo_jax.data.document import Medium
@@ -24,7 +25,35 @@ MAX_PLACES = 1 << 16  # texts and pictures of a page
 MAX_IMAGES = 1 << 10  # pictures of a page
 MAX_PAGE_BYTES = 1 << 28  # of all encoded pictures of a page
 MAX_BYTES = {"image": images.MAX_BYTES, "clip": video.MAX_BYTES}  # of one encoded medium
+MISSING = ("image", "page")
 _TOO_MANY = {"image": "too many bytes in an image", "clip": "too many bytes in a video"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PageOptions:
+    """Which pages are used, whatever the corpus; the default leaves out only what cannot be had.
+
+    Attributes:
+      min_images: a page with fewer is not used.
+      max_images: of the images that may be used, at most so many, the first; 0 = no limit (rows
+        have their own).
+      drop_single: probability that a page with one image is not used (OpenFlamingo's 0.5).
+      seed: what that is drawn from, with the record's key.
+      missing: what an image that cannot be had takes with it: "image", itself, or "page".
+    """
+
+    corpus: ClassVar[str] = "pages"
+    min_images: int = 1
+    max_images: int = 0
+    drop_single: float = 0.0
+    seed: int = 0
+    missing: str = "image"
+
+    def __post_init__(self) -> None:
+        check_range(f"{self.corpus}: min_images", self.min_images, 0, MAX_IMAGES)
+        check_range(f"{self.corpus}: max_images", self.max_images, 0, MAX_IMAGES)
+        check_range(f"{self.corpus}: drop_single", self.drop_single, 0, 1)
+        check_choice(f"{self.corpus}: missing", self.missing, MISSING)
 
 
 class Unresolved(BadRecord):
@@ -77,7 +106,7 @@ def lookup(record: Record, path: str) -> Any:
         return record.fields[path]
     name, *keys = path.split(".")
     value = record.fields.get(name)
-    if value is None or not keys:
+    if value is None:
         return None
     value = json_object(value, f"{record.key}, {name}")
     for key in keys:
@@ -182,7 +211,7 @@ def check_bytes(count: int, kind: str, where: str) -> None:
 
 
 def _read(name: str, files: Files | None, kind: str, where: str) -> bytes:
-    if files is None or not name:
+    if files is None:
         raise Unresolved(f"missing {kind}", f"{where}: {name!r}")
     try:
         return files.read(name)
@@ -207,21 +236,13 @@ def join(items: Sequence[str | Medium], between: str) -> tuple[str | Medium, ...
     return (*joined, between.join(run)) if run else tuple(joined)
 
 
-def check_page(
-    items: Sequence[str | Medium],
-    key: str,
-    min_images: int,
-    drop_single: float,
-    seed: int,
-) -> None:
+def check_page(items: Sequence[str | Medium], key: str, options: PageOptions) -> None:
     """Says whether a page is used.
 
     Args:
       items: its texts and images.
       key: the record's; with the seed it decides the draw, so that a page is in or out for good.
-      min_images: at least so many.
-      drop_single: probability that a page with one image is not used.
-      seed: the run's.
+      options: the corpus's.
 
     Raises:
       BadRecord: if it has no text, too much, too few images, or was drawn to be dropped.
@@ -232,15 +253,15 @@ def check_page(
         raise BadRecord("no text", key)
     if sum(map(len, texts)) > MAX_CHARACTERS:
         raise BadRecord("text too long", key)
-    if count < min_images:
+    if count < options.min_images:
         raise Dropped("too few images", f"{key}: {count}")
-    if count == 1 and generator("one image", seed, key).random() < drop_single:
+    if count == 1 and generator("one image", options.seed, key).random() < options.drop_single:
         raise Dropped("dropped: one image", key)
 
 
 def check_names(option: str, value: Sequence[str]) -> None:
     """Raises InputError unless an option is a list of one or more names."""
-    if isinstance(value, str) or not value:
+    if isinstance(value, str) or not value or not all(isinstance(n, str) and n for n in value):
         raise InputError(f"{option} is {value!r}; it takes a list of names of fields")
 
 

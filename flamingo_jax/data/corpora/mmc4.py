@@ -18,7 +18,7 @@ import base64
 import dataclasses
 import math
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -30,13 +30,12 @@ from flamingo_jax.data.readers.record import Files, Record
 
 ASSIGNMENTS = ("given", "best", "optimal")
 PLACEMENTS = ("before", "after")
-MISSING = ("image", "page")
 MAX_SIMILARITIES = 1 << 20  # images × sentences: an optimum is sought in seconds at most
 _MAX_SIMILARITY = 1e3  # cosines, or hundreds of them
 
 
 @dataclasses.dataclass(frozen=True)
-class Mmc4Options:
+class Mmc4Options(fields.PageOptions):
     """Which images are used and where they stand; the default is the corpus's own matching.
 
     Attributes:
@@ -46,32 +45,25 @@ class Mmc4Options:
       placement: "before" or "after" its sentence.
       min_similarity: an image less like its sentence is left out; -1 = none is.
       min_bytes: an image of fewer encoded bytes is left out.
-      min_images: a page with fewer is not used.
-      max_images: of the images left, at most so many, the first in `image_info`; 0 = no limit.
-      drop_single: probability that a page with one image is not used.
-      seed: what that is drawn from, with the record's key.
-      missing: what an image that cannot be had takes with it: "image", itself, or "page".
+      max_images: counted when the others are left out, the first in `image_info`.
     """
 
+    corpus: ClassVar[str] = "mmc4"
     assignment: str = "given"
     placement: str = "before"
     min_similarity: float = -1.0
     min_bytes: int = 0
-    min_images: int = 1
-    max_images: int = 0
-    drop_single: float = 0.0
-    seed: int = 0
-    missing: str = "image"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         fields.check_choice("mmc4: assignment", self.assignment, ASSIGNMENTS)
         fields.check_choice("mmc4: placement", self.placement, PLACEMENTS)
-        fields.check_choice("mmc4: missing", self.missing, MISSING)
         fields.check_range("mmc4: min_similarity", self.min_similarity, -1, _MAX_SIMILARITY)
         fields.check_range("mmc4: min_bytes", self.min_bytes, 0, math.inf)
-        fields.check_range("mmc4: min_images", self.min_images, 0, fields.MAX_IMAGES)
-        fields.check_range("mmc4: max_images", self.max_images, 0, fields.MAX_IMAGES)
-        fields.check_range("mmc4: drop_single", self.drop_single, 0, 1)
+
+    def needed(self) -> tuple[tuple[str, ...], ...]:
+        """Fields of a record, of each group one."""
+        return ("text_list", "json"), ("image_info", "json")
 
 
 # open_flamingo/train/data.py (images of "10 KB" are those of 10,999 bytes or fewer) and the
@@ -118,7 +110,7 @@ def parse(record: Record, options: Mmc4Options, files: Files | None = None) -> D
     items: list[str | Medium] = []
     for sentence, beside in zip(sentences, at, strict=True):
         items += [*beside, sentence] if options.placement == "before" else [sentence, *beside]
-    fields.check_page(items, record.key, options.min_images, options.drop_single, options.seed)
+    fields.check_page(items, record.key, options)
     return Document(fields.join(items, " "), record.key)
 
 

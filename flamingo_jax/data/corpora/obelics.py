@@ -11,41 +11,28 @@ follow each other, as an image between them is left out, a blank line is put bet
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar
 
 from flamingo_jax.data.corpora import fields
 from flamingo_jax.data.document import Document, Medium
 from flamingo_jax.data.faults import BadRecord
 from flamingo_jax.data.readers.record import Files, Record
 
-MISSING = ("image", "page")
-
 
 @dataclasses.dataclass(frozen=True)
-class ObelicsOptions:
+class ObelicsOptions(fields.PageOptions):
     """Which pages and images are used; the default leaves out only what cannot be had.
 
     Attributes:
-      min_images: a page with fewer is not used.
-      max_images: images past so many are left out, their text stays; 0 = no limit (rows have their
-        own).
-      drop_single: probability that a page with one image is not used (OpenFlamingo's 0.5).
-      seed: what that is drawn from, with the record's key.
-      missing: what an image that cannot be had takes with it: "image", itself, or "page".
       between: what is put between texts that follow each other.
     """
 
-    min_images: int = 1
-    max_images: int = 0
-    drop_single: float = 0.0
-    seed: int = 0
-    missing: str = "image"
+    corpus: ClassVar[str] = "obelics"
     between: str = "\n\n"
 
-    def __post_init__(self) -> None:
-        fields.check_range("obelics: min_images", self.min_images, 0, fields.MAX_IMAGES)
-        fields.check_range("obelics: max_images", self.max_images, 0, fields.MAX_IMAGES)
-        fields.check_range("obelics: drop_single", self.drop_single, 0, 1)
-        fields.check_choice("obelics: missing", self.missing, MISSING)
+    def needed(self) -> tuple[tuple[str, ...], ...]:
+        """Fields of a record, of each group one."""
+        return ("images", "json"), ("texts", "json")
 
 
 def parse(record: Record, options: ObelicsOptions, files: Files | None = None) -> Document:
@@ -88,5 +75,5 @@ def parse(record: Record, options: ObelicsOptions, files: Files | None = None) -
             count, size = count + 1, size + len(medium.data)
             if size > fields.MAX_PAGE_BYTES:
                 raise BadRecord("too many bytes in a page", record.key)
-    fields.check_page(items, record.key, options.min_images, options.drop_single, options.seed)
+    fields.check_page(items, record.key, options)
     return Document(fields.join(items, options.between), record.key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from flamingo_jax.data.corpora import fields
 from flamingo_jax.data.document import Document
@@ -36,6 +36,7 @@ class PairOptions:
       max_characters: nor one longer than this.
     """
 
+    corpus: ClassVar[str] = "pairs"
     media: tuple[str, ...] = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "image", "image_path")
     captions: tuple[str, ...] = ("txt", "text", "caption", "captions", "json.caption")
     choice: str = "first"
@@ -45,12 +46,16 @@ class PairOptions:
     max_characters: int = 100_000
 
     def __post_init__(self) -> None:
-        fields.check_names("pairs: media", self.media)
-        fields.check_names("pairs: captions", self.captions)
-        fields.check_choice("pairs: choice", self.choice, CHOICES)
-        most = fields.MAX_CHARACTERS
-        fields.check_range("pairs: max_characters", self.max_characters, 1, most)
-        fields.check_range("pairs: min_characters", self.min_characters, 0, self.max_characters)
+        corpus, most = self.corpus, fields.MAX_CHARACTERS
+        fields.check_names(f"{corpus}: media", self.media)
+        fields.check_names(f"{corpus}: captions", self.captions)
+        fields.check_choice(f"{corpus}: choice", self.choice, CHOICES)
+        fields.check_range(f"{corpus}: max_characters", self.max_characters, 1, most)
+        fields.check_range(f"{corpus}: min_characters", self.min_characters, 0, self.max_characters)
+
+    def needed(self) -> tuple[tuple[str, ...], ...]:
+        """Fields of a record, of each group one."""
+        return self.media, self.captions
 
 
 def parse(record: Record, options: PairOptions, files: Files | None = None) -> Document:

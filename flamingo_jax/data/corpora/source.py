@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,6 +19,10 @@ Parse = Callable[[Any, Any, Files | None], Document]
 @dataclasses.dataclass(frozen=True)
 class NoOptions:
     """Of documents that are read as they were prepared."""
+
+    def needed(self) -> tuple[tuple[str, ...], ...]:
+        """Fields of a record, of each group one."""
+        return ()
 
 
 def _as_prepared(document: Document, options: NoOptions, files: Files | None = None) -> Document:
@@ -122,7 +127,7 @@ def open_corpus(
     opened = formats.open_files(files) if files else None
     if validation_path:
         shards = path if split == "train" else validation_path
-        return CorpusSource(_records(corpus, shards, split), parse, chosen, opened)
+        return CorpusSource(_records(corpus, shards, split, chosen), parse, chosen, opened)
     if held_out == 1 or held_out < 0:
         raise InputError(
             f"held_out is {held_out}; one record in so many, at least 2, or 0 for none"
@@ -132,15 +137,28 @@ def open_corpus(
             f"the source {corpus!r} at {path!r} has no validation split; give validation_path or "
             "held_out, or set validation=False"
         )
-    reader = _records(corpus, path, "train")
+    reader = _records(corpus, path, "train", chosen)
     places = Places(len(reader), held_out, held=split != "train")
+    if split != "train" and not len(places):
+        raise InputError(
+            f"one record in {held_out} is held out, but {path!r} has {len(reader)}; lower held_out "
+            "or give validation_path"
+        )
     return CorpusSource(reader, parse, chosen, opened, places)
 
 
-def _records(corpus: str, path: str, split: str) -> Reader | Source:
+def _records(corpus: str, path: str, split: str, options: Any) -> Reader | Source:
     if corpus == "prepared":
         return formats.open_prepared(path)
-    return formats.open_reader(path, split)
+    reader = formats.open_reader(path, split)
+    names: tuple[str, ...] = getattr(reader, "names", ())  # of formats that declare their fields
+    for group in options.needed() if names else ():
+        if not any(name in names or name.partition(".")[0] in names for name in group):
+            raise InputError(
+                f"{path!r} has none of the fields {', '.join(group)} that the source {corpus!r} "
+                f"reads, but {', '.join(names)}; name yours in the dataset's options"
+            )
+    return reader
 
 
 def make_options(
@@ -161,8 +179,11 @@ def make_options(
     values = {name: value for name, value in defaults.items() if name in own}
     for name, value in given.items():
         if name not in own:
+            near = difflib.get_close_matches(str(name), own, n=1)
+            hint = f" (do you mean {near[0]!r}?)" if near else ""
             raise InputError(
-                f"the source {corpus!r} has no option {name!r}; it has {', '.join(own)}"
+                f"the source {corpus!r} has no option {name!r}{hint}; "
+                f"it has {', '.join(own) or 'none'}"
             )
         wanted = type(own[name])
         if wanted is float and type(value) is int:

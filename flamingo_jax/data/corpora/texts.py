@@ -30,6 +30,10 @@ class TextOptions:
         most = fields.MAX_CHARACTERS
         fields.check_range("texts: min_characters", self.min_characters, 0, most)
 
+    def needed(self) -> tuple[tuple[str, ...], ...]:
+        """Fields of a record, of each group one."""
+        return (self.texts,)
+
 
 def parse(record: Record, options: TextOptions, files: Files | None = None) -> Document:
     """The text of a record; `files` are not used: every corpus is called alike.

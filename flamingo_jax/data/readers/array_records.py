@@ -2,8 +2,8 @@
 
 The package's data source takes "[0:10]" at the end of a path for a part of the file, opens missing
 and truncated files as empty ones, and an empty reader has an empty record at every place; so its
-reader is used here directly, and asked each time whether it is sound. Every chunk of a file has a
-check sum: what is read is what was written, or an error.
+reader is used here directly, and asked each time how many records it has. Every chunk of a file has
+a check sum: what is read is what was written, or an error.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class RawRecords:
         key = self._shards.key(number, place)
         try:
             reader = self._open(part.path)
-            if not reader.ok() or place >= reader.num_records():
+            if place >= reader.num_records():  # none, of a file that is not sound
                 raise BadRecord("damaged shard", f"{key}: it changed since it was opened")
             return key, reader.read([place])[0]
         except (RuntimeError, OSError) as error:

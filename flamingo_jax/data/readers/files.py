@@ -98,9 +98,8 @@ def look(shards: Sequence[str], kind: str, local: bool = False) -> list[paths.Sh
     """
     if not shards:
         raise InputError(f"there are no {kind} files to read; check the dataset's path")
-    for shard in shards:
-        if local and paths.is_url(shard):
-            raise InputError(f"{kind} files are read from disks alone; copy {shard!r} to one")
+    for shard in shards if local else ():
+        paths.refuse_url(shard, f"{kind} files")
     counts = collections.Counter(map(_whole, shards))
     for shard, count in counts.items():
         if count > 1:
@@ -129,7 +128,7 @@ class FolderFiles:
         Raises:
           InputError: if there is no such folder.
         """
-        if not root or not os.path.isdir(root):
+        if not os.path.isdir(root):
             raise InputError(f"there is no folder {root!r}; check the dataset's path to its files")
         self._root = pathlib.Path(root).resolve()
         self._limit = limit

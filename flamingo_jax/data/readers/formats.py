@@ -6,7 +6,7 @@ import glob
 import os
 
 from flamingo_jax.data.document import Source
-from flamingo_jax.data.readers import paths
+from flamingo_jax.data.readers import compression, paths
 from flamingo_jax.data.readers.record import Files, Reader
 from flamingo_jax.errors import InputError
 
@@ -34,12 +34,12 @@ def open_reader(path: str, split: str = "train") -> Reader:
         name, _, rest = path.removeprefix(TFDS).partition("@")
         folder, _, own = rest.partition("#")
         return tfds_reader.open_tfds(name, folder, own or split)
-    shards = paths.expand(path, tuple(FORMATS))
+    shards = _without_side_files(paths.expand(path, tuple(FORMATS)))
     suffix = suffix_of(path, shards)
     if suffix == ".tar":
         from flamingo_jax.data.readers import tars
 
-        return tars.open_tars(path)
+        return tars.open_tars(shards)
     if suffix == ".parquet":
         from flamingo_jax.data.readers import parquet
 
@@ -55,8 +55,8 @@ def open_prepared(path: str) -> Source:
     """Opens shards of prepared documents.
 
     Args:
-      path: a folder that `prepare` finished, of which the shards of its manifest are read; or a
-        file, glob or pattern of shards.
+      path: a folder that `prepare` finished, of which the shards of its manifest are read; a file,
+        glob or pattern of shards; or a TFDS set of documents ("tfds:…").
 
     Raises:
       InputError: if nothing is there, it is of another format, half prepared, or not as its
@@ -65,6 +65,13 @@ def open_prepared(path: str) -> Source:
     from flamingo_jax.data.prepare import manifest
     from flamingo_jax.data.readers import array_records
 
+    if path.startswith(TFDS):
+        from flamingo_jax.data.readers import tfds_documents
+
+        name, _, rest = path.removeprefix(TFDS).partition("@")
+        folder, _, split = rest.partition("#")
+        return tfds_documents.open_documents(name, folder, split or "train")
+    paths.refuse_url(path, "prepared documents")
     folder = os.path.expanduser(path)
     if os.path.isfile(os.path.join(folder, manifest.MANIFEST)):
         return array_records.open_array_records(manifest.read(folder).paths)
@@ -87,6 +94,14 @@ def open_prepared(path: str) -> Source:
     return array_records.open_array_records(shards)
 
 
+def _without_side_files(shards: list[str]) -> list[str]:
+    """Leaves out what img2dataset writes beside a shard: its table of URLs, what it counted."""
+    tars = {shard.removesuffix(".tar") for shard in shards if shard.endswith(".tar")}
+    tables = {shard.removesuffix(".parquet") for shard in shards if shard.endswith(".parquet")}
+    beside = {f"{stem}.parquet" for stem in tars} | {f"{s}_stats.json" for s in tars | tables}
+    return [shard for shard in shards if shard not in beside]
+
+
 def suffix_of(path: str, shards: list[str]) -> str:
     """What all shards' names end in, one of `FORMATS`.
 
@@ -97,6 +112,7 @@ def suffix_of(path: str, shards: list[str]) -> str:
     if len({FORMATS.get(suffix) for suffix in found}) > 1:
         raise InputError(f"{path!r} mixes {' and '.join(s or 'others' for s in found)}; name one")
     if not found[0]:
+        compression.refuse(shards[0])
         raise InputError(f"{shards[0]!r} is of no known format; shards end in {', '.join(FORMATS)}")
     return found[0]
 
@@ -107,10 +123,11 @@ def open_files(path: str) -> Files:
     Raises:
       InputError: if there is no such folder or tar.
     """
-    if path.endswith(".tar") or ".tar," in path:
+    if path.endswith(".tar") or ".tar," in path or ".tar::" in path:
         from flamingo_jax.data.readers import tars
 
         return tars.open_tar_files(path)
     from flamingo_jax.data.readers import files
 
+    paths.refuse_url(path, "files that records name, unless they are in tars,")
     return files.FolderFiles(path)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import json
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flamingo_jax.data.faults import BadRecord
-from flamingo_jax.data.readers import files, kept
+from flamingo_jax.data.readers import compression, files, kept
 from flamingo_jax.data.readers.paths import Shard, is_url
 from flamingo_jax.data.readers.record import Record
 from flamingo_jax.errors import InputError
@@ -25,8 +24,6 @@ MAX_LINE = 1 << 27  # bytes; pages with their pictures inside take tens of MB
 MAX_JSON = 1 << 28  # bytes of a .json file
 FORM = "flamingo_jax line index 1"  # the number is raised when an index would come out otherwise
 _PIECE = {True: 1 << 22, False: 1 << 18}  # bytes fetched at once while indexing, by "is it remote?"
-_COMPRESSED = {".gz": "gunzip", ".zst": "unzstd", ".bz2": "bunzip2", ".xz": "unxz"}
-_MAGIC = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _MARK = b"\xef\xbb\xbf"  # of UTF-8, which some programs put first
 
@@ -68,7 +65,7 @@ def open_jsonl(paths: Sequence[str], cache: str = "") -> JsonlReader:
 
 
 def _open(shard: Shard, cache: str) -> _Lines | _Whole:
-    _refuse_compressed(shard)
+    compression.refuse(shard.path)
     whole = shard.path.lower().endswith(".json")
     return _Whole(shard) if whole else _Lines(shard, cache)
 
@@ -84,7 +81,7 @@ class _Lines:
         """i64[n] where each line begins that is not blank."""
         starts = arrays["starts"]
         steps = np.diff(starts, prepend=-1, append=self._shard.size())
-        if starts.dtype != np.int64 or len(starts) != count or (count and steps.min() <= 0):
+        if len(starts) != count or steps.min() <= 0:
             raise ValueError("an index that makes no sense")
         return starts
 
@@ -98,10 +95,11 @@ class _Lines:
         # With what stands before it: is it still where a line begins?
         before = min(start, 1)
         data = self._shard.read(start - before, min(end - start, MAX_LINE + 1) + before)
-        line, newline, _ = data[before:].partition(b"\n")  # blank lines may follow
-        if not newline and len(line) > MAX_LINE:
+        line, newline, rest = data[before:].partition(b"\n")
+        if len(line) > MAX_LINE:
             raise BadRecord("line too long", f"{key}: more than {MAX_LINE} bytes")
-        if data[:before] not in (b"", b"\n") or not (newline or end == size):
+        # Nothing but blank lines may follow, or the lines are others than they were.
+        if data[:before] not in (b"", b"\n") or not (newline or end == size) or rest.strip():
             raise BadRecord("shard has changed", f"{key}: no line from {start} to {end}")
         return line if start else line.removeprefix(_MARK)
 
@@ -116,13 +114,18 @@ class _Whole:
                 "write it as one object a line, in a .jsonl file"
             )
         try:
-            text = shard.read(0, shard.size()).removeprefix(_MARK).decode("utf-8")
-            whole = json.loads(text)
+            data = shard.read(0, shard.size())
+            compression.refuse(shard.path, data)
+            whole = json.loads(data.removeprefix(_MARK).decode("utf-8"))
             objects = whole if isinstance(whole, list) else [whole]
             # Kept as text, so that whoever gets a record has it to himself.
             self._lines = [json.dumps(item).encode() for item in objects]
+        except InputError:
+            raise
         except BadRecord as error:
-            raise _unreadable(shard, error) from error
+            raise InputError(
+                f"{shard.path!r} cannot be read: {error}; mend it or leave it out"
+            ) from error
         except (ValueError, RecursionError) as error:
             raise InputError(
                 f"{shard.path!r} is not one piece of JSON ({error}); "
@@ -154,33 +157,21 @@ def _parse(line: bytes, key: str) -> dict[str, Any]:
     return fields
 
 
-def _refuse_compressed(shard: Shard) -> None:
-    try:
-        head = shard.read(0, min(8, shard.size()))
-    except BadRecord as error:
-        raise _unreadable(shard, error) from error
-    suffix = os.path.splitext(shard.path)[1].lower()
-    for magic, name in _MAGIC.items():
-        suffix = name if head.startswith(magic) else suffix
-    if suffix in _COMPRESSED:
-        raise InputError(
-            f"{shard.path!r} is compressed, so its lines cannot be read in any order; "
-            f"unpack it with {_COMPRESSED[suffix]} first"
-        )
-
-
-def _unreadable(shard: Shard, error: BadRecord) -> InputError:
-    return InputError(f"{shard.path!r} cannot be read: {error}; mend it or leave it out")
-
-
 def _scan(shard: Shard) -> kept.Made:
-    """Reads a file through, in pieces: ({"records": n}, {"starts": i64[n]})."""
+    """Reads a file through, in pieces: ({"records": n}, {"starts": i64[n]}).
+
+    Raises:
+      InputError: if it is compressed.
+      BadRecord: if it cannot be read.
+    """
     starts = array.array("q")
     start = at = 0  # of the line, of the piece
     blank = True
     size, most = shard.size(), _PIECE[is_url(shard.path)]
     while at < size:
         piece = shard.read(at, min(most, size - at))
+        if not at:
+            compression.refuse(shard.path, piece)
         begin = 0
         while begin < len(piece):
             newline = piece.find(b"\n", begin)

@@ -19,6 +19,7 @@ from flamingo_jax.errors import InputError
 
 MAX_RECORDS = 1 << 40  # of a shard
 _MAX_HEAD = 1 << 14  # bytes of the line of facts
+_MAX_RATIO = 16  # bytes of an index for a byte of its shard; a line "1\n" takes four
 _DTYPES = ("<i8", "<u4", "|u1")  # of arrays that are kept
 
 Made = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -135,7 +136,8 @@ class Kept:
     def facts(self) -> dict[str, Any] | None:
         """The facts, for which only the first line is read; None if no file fits the shard."""
         same = [self._form, self._shard.size(), self._shard.stamp()]
-        for place in self._places:
+        # A shard of which nobody knows when it changes has no file that is sure to fit.
+        for place in self._places if self._shard.stamp() else ():
             try:
                 with open(place, "rb") as file:
                     digest, _, text = file.readline(_MAX_HEAD).rstrip(b"\n").partition(b" ")
@@ -153,12 +155,14 @@ class Kept:
         try:
             with open(self._place, "rb") as file:
                 file.readline(_MAX_HEAD)
+                if os.fstat(file.fileno()).st_size > _MAX_HEAD + _MAX_RATIO * self._shard.size():
+                    return None
                 body = file.read()
             arrays, at = {}, 0
             if _hash(body) != self._head["body"]:
                 return None
             for name, dtype, count in self._head["arrays"]:
-                if dtype not in _DTYPES:
+                if dtype not in _DTYPES or not _is_count(count):
                     return None
                 arrays[name] = np.frombuffer(body, dtype, count, at)
                 at += arrays[name].nbytes

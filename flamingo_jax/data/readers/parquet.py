@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flamingo_jax.data.faults import BadRecord
-from flamingo_jax.data.readers import files
+from flamingo_jax.data.readers import files, parquetfooter
 from flamingo_jax.data.readers.paths import Shard, is_url
 from flamingo_jax.data.readers.record import Record
 from flamingo_jax.errors import InputError
@@ -35,21 +35,26 @@ class ParquetReader:
 
     A field is a plain Python value: lists, dicts for structs and maps, str, bytes, None. An image
     of Hugging Face's datasets stays the dict {"bytes": …, "path": …}.
+
+    Attributes:
+      names: the columns that every file has.
     """
 
     def __init__(
         self, paths: Sequence[str], columns: Sequence[str] = (), cache_bytes: int = CACHE_BYTES
     ) -> None:
         self._columns = list(dict.fromkeys(columns))
-        self._groups: list[tuple[int, int, int]] = []  # (shard, row group in it, its rows)
+        # (shard, row group in it, its rows, the most values of a column of it)
+        self._groups: list[tuple[int, int, int, int]] = []
         self._files = files.look(paths, "Parquet")
         counts = []
-        groups = files.at_once(lambda shard: _rows_of_groups(shard, self._columns), self._files)
-        for number, rows in enumerate(groups):
-            self._groups += [(number, group, count) for group, count in enumerate(rows)]
-            counts.append(sum(rows))
+        found = files.at_once(lambda shard: _rows_of_groups(shard, self._columns), self._files)
+        self.names = tuple(name for name in found[0][1] if all(name in n for _, n in found))
+        for number, (rows, _) in enumerate(found):
+            self._groups += [(number, group, *sizes) for group, sizes in enumerate(rows)]
+            counts.append(sum(count for count, _ in rows))
         self._shards = files.ShardIndex(paths, counts)
-        self._ends = list(itertools.accumulate(count for _, _, count in self._groups))
+        self._ends = list(itertools.accumulate(count for _, _, count, _ in self._groups))
         self._cache = _Cache(cache_bytes)
 
     def __len__(self) -> int:
@@ -75,7 +80,7 @@ class ParquetReader:
         """A row group as a pyarrow.Table of the wanted columns."""
         import pyarrow
 
-        place, group, rows = self._groups[number]
+        place, group, rows, values = self._groups[number]
         shard, name = self._files[place], f"{self._shards.names[place]} group {group}"
         try:
             now = Shard(shard.path)
@@ -83,10 +88,8 @@ class ParquetReader:
                 raise BadRecord("shard has changed", f"{name}: since it was opened")
             # A handle for each reading: pyarrow's own has one position for all threads.
             with _open(shard) as file:
-                about = file.metadata.row_group(group)
-                values = [about.column(column).num_values for column in range(about.num_columns)]
-                if max(values, default=0) > MAX_GROUP_VALUES:
-                    raise BadRecord("row group too large", f"{name}: {max(values)} values")
+                if values > MAX_GROUP_VALUES:
+                    raise BadRecord("row group too large", f"{name}: {values} values")
                 batches, size = [], 0
                 # In batches, as a dictionary of one long text unfolds to any size.
                 for batch in file.iter_batches(
@@ -168,19 +171,20 @@ def _open(shard: Shard) -> Any:
     )
 
 
-def _rows_of_groups(shard: Shard, columns: list[str]) -> list[int]:
-    """How many rows each row group of a file has."""
+def _rows_of_groups(shard: Shard, columns: list[str]) -> tuple[list[tuple[int, int]], list[str]]:
+    """((rows, most values of a column) of each row group of a file, the columns that are read)."""
     path = shard.path
     try:
         with _open(shard) as file:
             about = file.metadata
             rows = [about.row_group(group).num_rows for group in range(about.num_row_groups)]
             names, total = file.schema_arrow.names, about.num_rows
+        values = parquetfooter.most_values(shard)
     except Exception as error:  # OSError, ArrowInvalid, and what else a footer can be broken in
         raise InputError(
             f"{path!r} cannot be read as Parquet ({error}); fetch it again or leave it out"
         ) from error
-    if min(rows, default=0) < 0 or sum(rows) != total:
+    if min(rows, default=0) < 0 or sum(rows) != total or len(values) != len(rows):
         raise InputError(f"{path!r} has a damaged footer; fetch it again or leave it out")
     missing = [column for column in columns if column not in names]
     if missing:
@@ -190,7 +194,7 @@ def _rows_of_groups(shard: Shard, columns: list[str]) -> list[int]:
     twice = [name for name, count in collections.Counter(names).items() if count > 1]
     if twice and (not columns or set(twice) & set(columns)):
         raise InputError(f"{path!r} has two columns {twice[0]!r}; rename one of them")
-    return rows
+    return list(zip(rows, values, strict=True)), columns or names
 
 
 class _Cache:

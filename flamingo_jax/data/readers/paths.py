@@ -21,9 +21,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from flamingo_jax.data.faults import BadRecord
+from flamingo_jax.data.readers import compression
 from flamingo_jax.errors import InputError
 
-PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "memory": "fsspec"}  # what pip installs, by protocol
+# What pip installs, by protocol.
+PACKAGES = {
+    "gs": "flamingo_jax[gcs] (pip install gcsfs)",
+    "s3": "flamingo_jax[s3] (pip install s3fs)",
+    "memory": "flamingo_jax (pip install fsspec)",
+}
 MAX_SHARDS = 1_000_000  # that one pattern may stand for
 MAX_OPEN = 256  # files at once, in this process: many systems allow 1,024 in all
 _PROTOCOL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -72,6 +78,12 @@ def expand(pattern: str, suffixes: tuple[str, ...] = ()) -> list[str]:
 def is_url(path: str) -> bool:
     """Does a path begin with a protocol?"""
     return _PROTOCOL.match(path) is not None
+
+
+def refuse_url(path: str, what: str) -> None:
+    """Raises InputError for a URL of what is read from disks alone."""
+    if is_url(path):
+        raise InputError(f"{what} are read from disks alone; copy {path!r} to one")
 
 
 def _too_many(pattern: str) -> str:
@@ -167,6 +179,9 @@ def _remote(text: str, suffixes: tuple[str, ...]) -> list[str]:
 def _ending(found: list[str], suffixes: tuple[str, ...], text: str) -> list[str]:
     chosen = [path for path in found if not suffixes or path.endswith(suffixes)]
     if not chosen:
+        for path in sorted(found):
+            if any(suffix in path for suffix in suffixes):
+                compression.refuse(path)
         ending = f" that ends in {' or '.join(suffixes)}" if suffixes else ""
         others = ", ".join(sorted(path.rpartition("/")[2] for path in found)[:3])
         beside = f", but {others}" if others else ""
@@ -204,9 +219,8 @@ def filesystem(url: str) -> Any:
 
         return fsspec.filesystem(protocol)
     except ImportError as error:
-        package = PACKAGES[protocol]
         raise InputError(
-            f"{url!r} needs the package {package}, which is not installed; pip install {package}"
+            f"{url!r} needs a package that is not installed; install {PACKAGES[protocol]}"
         ) from error
     except Exception as error:  # clouds have errors of their own
         raise InputError(f"{url!r} cannot be read: {error}; check your access") from error
@@ -269,6 +283,8 @@ class Shard:
         return data
 
     def _look(self) -> tuple[int, str]:
+        if self._facts is not None:  # asked for several times a record
+            return self._facts
         with self._lock:
             if self._facts is None:
                 with _told(self.path):

@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from flamingo_jax.data.faults import BadRecord
-from flamingo_jax.data.readers import paths
+from flamingo_jax.data.readers import compression, paths
 from flamingo_jax.errors import InputError
 
-_MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 FORM = "flamingo_jax tar index 1"  # the number is raised when an index would come out otherwise
 BLOCK = 512  # a tar is made of such
 _MAX_HEADER = 1 << 20  # bytes of a long name or of a pax header
@@ -146,6 +145,8 @@ def walk(shard: paths.Shard) -> Iterator[tuple[str, int, int, int, int]]:
                 raise _Damaged(_CUT)
             if info.type == b"g":
                 common |= _pax(text)
+                if not common.keys().isdisjoint(("path", "size")):  # one for all members
+                    raise _Damaged(_DAMAGED)
             elif info.type == tarfile.GNUTYPE_LONGNAME:
                 extra.setdefault("path", text.partition(b"\0")[0].decode("utf-8", _ERRORS))
             elif info.type != tarfile.GNUTYPE_LONGLINK:
@@ -168,8 +169,6 @@ def walk(shard: paths.Shard) -> Iterator[tuple[str, int, int, int, int]]:
         if not info.isdir():
             kind = kind or int(cut)
             yield name, offset, 0 if kind else size, zlib.crc32(block), kind
-        if cut:
-            raise _Damaged(_CUT)
         offset, chain, extra = data + _padded(size), 0, {}
 
 
@@ -259,7 +258,7 @@ def build(shard: paths.Shard) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     except _Damaged as error:
         fault = str(error)
         if not rows:
-            raise InputError(_no_tar(shard)) from error
+            raise _no_tar(shard) from error
     columns = zip(*rows, strict=True) if rows else [()] * len(_DTYPES)
     arrays = {
         name: np.array(column, dtype)
@@ -271,17 +270,8 @@ def build(shard: paths.Shard) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return {"samples": len(repeats), "fault": fault}, arrays
 
 
-def _no_tar(shard: paths.Shard) -> str:
+def _no_tar(shard: paths.Shard) -> InputError:
     start = shard.read(0, min(BLOCK, shard.size()))
-    for magic, name in _MAGIC.items():
-        if start.startswith(magic):
-            return compressed(shard.path, name)
+    compression.refuse(shard.path, start)
     what = "is damaged or cut at its beginning, or no tar" if start else "is empty"
-    return f"{shard.path!r} {what}; make or fetch it again, or leave it out"
-
-
-def compressed(path: str, how: str) -> str:
-    """What to tell of a tar that is compressed."""
-    return (
-        f"{path!r} is compressed ({how}), so its samples cannot be found; decompress it to a .tar"
-    )
+    return InputError(f"{shard.path!r} {what}; make or fetch it again, or leave it out")

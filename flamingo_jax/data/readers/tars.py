@@ -24,12 +24,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flamingo_jax.data.faults import BadRecord
-from flamingo_jax.data.readers import files, kept, paths, tarindex
+from flamingo_jax.data.readers import compression, files, kept, paths, tarindex
 from flamingo_jax.data.readers.record import Record
 from flamingo_jax.errors import InputError
 
 MAX_BYTES = 1 << 30  # of a sample's members together
-_COMPRESSED = (".gz", ".tgz", ".zst", ".tzst", ".bz2", ".tbz2", ".xz", ".txz", ".lz4", ".zip")
 Progress = Callable[[int, int], None]
 """(shards done, shards in all) → None; called in the thread that opens."""
 
@@ -60,11 +59,15 @@ class _Tar:
         for member in range(first, last):
             name = index.name(member)
             if split := tarindex.split_name(name):
+                if members and split[0] != key:  # by an index that is not ours
+                    raise BadRecord("shard has changed", f"{self.label}/{name}")
                 key, field = split
                 if index.kinds[member] or field in members:
                     reason = tarindex.KINDS[index.kinds[member]] or "field twice in a sample"
                     raise BadRecord(reason, f"{self.label}/{name}")
                 members[field] = member
+        if not members:
+            raise BadRecord("shard has changed", f"{self.label}, sample {place}")
         if repeat := int(index.repeats[place]):
             key += f".{repeat}"
         if self.fault and place == self.samples - 1:
@@ -186,7 +189,7 @@ def _last(index: tarindex.Index, name: str) -> int | None:
 
 
 def open_tars(
-    pattern: str,
+    pattern: str | Sequence[str],
     cache: str = "",
     max_bytes: int = MAX_BYTES,
     threads: int = 8,
@@ -195,7 +198,7 @@ def open_tars(
     """Opens WebDataset tars, indexing those that were not indexed before.
 
     Args:
-      pattern: see `paths.expand`; folders and globs give their files in .tar.
+      pattern: see `paths.expand`; folders and globs give their files in .tar. Or the shards.
       cache: a folder for indexes, which lie beside their shards without it; see `kept.Kept`.
       max_bytes: a sample of more than this in all is a BadRecord.
       threads: so many shards are opened at once.
@@ -206,14 +209,15 @@ def open_tars(
     """
     reader = TarReader(_open(pattern, cache, threads, progress), max_bytes)
     if not len(reader):
+        where = repr(pattern if isinstance(pattern, str) else pattern[0])
         raise InputError(
-            f"the tars of {pattern!r} hold no samples; members need names like 00012.jpg, 00012.txt"
+            f"the tars of {where} hold no samples; members need names like 00012.jpg, 00012.txt"
         )
     return reader
 
 
 def open_tar_files(
-    pattern: str,
+    pattern: str | Sequence[str],
     cache: str = "",
     max_bytes: int = MAX_BYTES,
     threads: int = 8,
@@ -223,11 +227,12 @@ def open_tar_files(
     return TarFiles(_open(pattern, cache, threads, progress), max_bytes)
 
 
-def _open(pattern: str, cache: str, threads: int, progress: Progress | None) -> list[_Tar]:
-    shards = paths.expand(pattern, (".tar",))
+def _open(
+    pattern: str | Sequence[str], cache: str, threads: int, progress: Progress | None
+) -> list[_Tar]:
+    shards = paths.expand(pattern, (".tar",)) if isinstance(pattern, str) else list(pattern)
     for path in shards:
-        if path.lower().endswith(_COMPRESSED):
-            raise InputError(tarindex.compressed(path, path.rpartition(".")[2]))
+        compression.refuse(path)
     found = files.look(shards, "tar")
     names = files.shard_names(shards)
     tars = []

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from flamingo_jax.data.faults import BadRecord
+from flamingo_jax.data.readers import paths
 from flamingo_jax.data.readers.array_records import Part, RawRecords
 from flamingo_jax.data.readers.record import Record
 from flamingo_jax.errors import InputError
@@ -32,12 +33,16 @@ class TfdsReader:
 
     Fields are as the set declares them: text is str, labels are numbers, numbers and tensors are
     Python scalars and NumPy arrays, an image is bytes, a sequence of bytes or texts is a list.
+
+    Attributes:
+      names: the fields that every example has.
     """
 
     def __init__(self, records: RawRecords, features: Any) -> None:
         self._records = records
         self._features = features
         self._decoders = _decoders(features)
+        self.names = tuple(features.keys())
 
     def __len__(self) -> int:
         return len(self._records)
@@ -80,6 +85,11 @@ def open_tfds(name: str, data_dir: str, split: str) -> TfdsReader:
         )
     except Exception as error:  # whatever broken metadata ends in
         raise InputError(f"TFDS cannot open {str(folder)!r}: {error}; prepare it again") from error
+    if not isinstance(features, tfds.features.FeaturesDict):
+        raise InputError(
+            f"the examples of {str(folder)!r} have no fields by name; prepare the set with a "
+            "tfds.features.FeaturesDict"
+        )
     if kind is None or kind.value != "array_record":
         raise InputError(
             f"{str(folder)!r} is stored as {kind and kind.value}, which cannot be read in any "
@@ -109,7 +119,8 @@ def _find(name: str, data_dir: str) -> pathlib.Path:
     match = _NAME.fullmatch(name)
     if match is None:
         raise InputError(f"{name!r} is no name of a TFDS set; NAME, NAME/CONFIG or NAME:1.0.0")
-    root = pathlib.Path(data_dir)
+    paths.refuse_url(data_dir, "TFDS sets")
+    root = pathlib.Path(data_dir).expanduser()
     if not data_dir or not root.is_dir():
         raise InputError(f"there is no folder {data_dir!r} of TFDS sets; set the dataset's path")
     base, config, version = match.groups()

@@ -70,14 +70,22 @@ def test_a_page_within_json() -> None:
     texts = json.dumps({"images": [None], "texts": ["ein Bär"], "metadata": "null"}).encode()
     options = ObelicsOptions(min_images=0)
     assert summary(Record("s.tar/1", {"json": texts}), options) == ["ein Bär"]
+    # Nobody asks for it where the record has the fields itself.
+    own = {**page("own").fields, "json": b"{"}
+    assert summary(Record("s.tar/1", own), options) == ["own"]
 
 
-def test_texts_that_meet_get_a_blank_line() -> None:
+def test_texts_that_meet_get_a_blank_line(named: Any) -> None:
     record = page("one", None, "two", A, "three", "four")
     record.fields["images"][1] = "gone.jpg"
     assert summary(record) == ["one\n\ntwo", A, "three\n\nfour"]
     assert summary(record, ObelicsOptions(between=" ")) == ["one two", A, "three four"]
     assert reason(record, ObelicsOptions(missing="page")) == "missing image"
+    # Likewise where there are files, but not that one.
+    for gone in ("gone.jpg", ""):
+        record.fields["images"][1] = gone
+        assert summary(record, files=named({})) == ["one\n\ntwo", A, "three\n\nfour"]
+        assert reason(record, ObelicsOptions(missing="page"), named({})) == "missing file"
 
 
 @pytest.mark.parametrize("lost", [b"", {"bytes": None, "path": None}, {"bytes": b"", "path": "x"}])
@@ -192,7 +200,9 @@ def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert reason(page(A, "text", B)) == "too many bytes in a page"
     monkeypatch.setattr(fields, "MAX_CHARACTERS", 5)
     assert reason(page(A, "abcdef")) == "text too long"
-    assert reason(page(A, "abc", B, "def")) in ("text too long", "too many bytes in a page")
+    monkeypatch.setattr(fields, "MAX_PAGE_BYTES", 14)
+    assert summary(page(A, "abc", B, "de")) == [A, "abc", B, "de"]
+    assert reason(page(A, "abc", B, "def")) == "text too long"
 
 
 @pytest.mark.parametrize(

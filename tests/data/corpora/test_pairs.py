@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flamingo_jax.data.corpora import clips, pairs, texts
+from flamingo_jax.data.corpora import fields as corpus_fields
 from flamingo_jax.data.corpora.clips import ClipOptions
 from flamingo_jax.data.corpora.pairs import PairOptions
 from flamingo_jax.data.corpora.texts import TextOptions
@@ -91,6 +92,21 @@ def test_length_is_counted_in_characters_after_stripping() -> None:
     assert reason(options, txt=b" ab ") == "text too short"
     assert reason(options, txt=b"abcde") == "text too long"
     assert reason(PairOptions(min_characters=0), txt=b" \n") == "no text"
+
+
+def test_sizes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_fields, "MAX_CHARACTERS", 5)
+    for text in (b"abcdef", "abcdef", b"\xff" * 6):
+        assert reason(txt=text) == "text too long"
+    assert pair(txt=b"abcde").items[1] == "abcde"
+    monkeypatch.setattr(corpus_fields, "MAX_PLACES", 2)
+    assert reason(captions=["a", "b", "c"]) == "list too long"
+    monkeypatch.setattr(corpus_fields, "MAX_JSON", 14)
+    assert reason(json=b'{"caption":"a"}') == "too many bytes of JSON"
+    assert pair(json=b'{"caption":""}', captions="a").items[1] == "a"
+    monkeypatch.setitem(corpus_fields.MAX_BYTES, "image", 6)
+    assert reason(txt=b"a") == "too many bytes in an image"
+    assert pair(txt=b"a", jpg=b"123456").items[0] == Medium(b"123456", "s.tar/7#jpg")
 
 
 @pytest.mark.parametrize(

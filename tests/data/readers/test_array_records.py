@@ -113,7 +113,23 @@ def test_records_that_are_no_documents(tmp_path: pathlib.Path) -> None:
         with pytest.raises(BadRecord) as caught:
             reader[index]
         assert caught.value.reason == "damaged record"
+        assert caught.value.detail.startswith(f"a/0000{index}: ")  # which one
     assert reader[2] == good
+
+
+def test_errors_of_the_system(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: str) -> None:
+        raise OSError("too many open files")
+
+    path = write(tmp_path / "a", [codec.encode(Document(("a",), "1"))])
+    with monkeypatch.context() as patch:
+        patch.setattr(array_records, "_open", broken)
+        with pytest.raises(OSError):
+            array_records.open_array_records([path])
+    reader = array_records.open_array_records([path])
+    monkeypatch.setattr(reader._records, "_open", broken)
+    with pytest.raises(BadRecord, match=r"damaged record: a/00000: too many open files"):
+        reader[0]
 
 
 def test_files_that_cannot_be_opened(tmp_path: pathlib.Path) -> None:

@@ -116,6 +116,18 @@ def test_other_versions_and_lengths() -> None:
     body = b"FLD1" + struct.pack("<I", 1 << 31) + header
     with pytest.raises(BadRecord):
         codec.decode(body + struct.pack("<I", zlib.crc32(body)))
+    for body in (b"", b"FLD1", b"FLD1\0", b"FLD1\0\0\0"):  # too short for a header
+        with pytest.raises(BadRecord):
+            codec.decode(body + struct.pack("<I", zlib.crc32(body)))
+
+
+def test_sizes_are_bounded_when_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = codec.encode(Document(("x" * 100,), "a"))
+    monkeypatch.setattr(codec, "MAX_BYTES", len(data))
+    assert codec.decode(data).key == "a"
+    monkeypatch.setattr(codec, "MAX_BYTES", len(data) - 1)
+    with pytest.raises(BadRecord, match="damaged record"):
+        codec.decode(data)
 
 
 def test_what_cannot_be_encoded(monkeypatch: pytest.MonkeyPatch) -> None:

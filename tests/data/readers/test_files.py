@@ -80,6 +80,20 @@ def test_sizes_are_bounded(root: pathlib.Path) -> None:
         files.FolderFiles(str(root), limit=100).read("large")
 
 
+def test_what_lies_is_read_by_names_within_alone(root: pathlib.Path) -> None:
+    with pytest.raises(BadRecord, match="unsafe file name"):  # even of a file inside
+        files.FolderFiles(str(root)).read(str(root / "a" / "1.jpg"))
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's /proc")
+def test_a_file_of_no_size_is_bounded_too() -> None:
+    """What grows, or says that it has no bytes, is measured by reading."""
+    assert os.stat("/proc/self/status").st_size == 0
+    assert files.FolderFiles(f"/proc/{os.getpid()}").read("status")
+    with pytest.raises(BadRecord, match="file too large"):
+        files.FolderFiles(f"/proc/{os.getpid()}", limit=10).read("status")
+
+
 @given(st.text(st.sampled_from("./\\a1:\0C~ä"), max_size=12) | st.text())
 def test_no_name_reads_the_secret(root: pathlib.Path, name: str) -> None:
     try:

@@ -12,7 +12,7 @@ import fsspec
 import pytest
 
 from flamingo_jax.data.faults import BadRecord
-from flamingo_jax.data.readers import parquet
+from flamingo_jax.data.readers import parquet, parquetfooter
 from flamingo_jax.errors import InputError
 
 pa = pytest.importorskip("pyarrow")
@@ -175,6 +175,86 @@ def test_a_broken_footer_never_ends_otherwise(tmp_path: pathlib.Path) -> None:
         except InputError:
             refused += 1
     assert refused
+
+
+def test_a_footer_that_counts_otherwise(tmp_path: pathlib.Path) -> None:
+    """Every byte of a footer changed: of its counts of rows none is believed alone."""
+    path = tmp_path / "a"
+    pq.write_table(pa.table({"n": list(range(8))}), path, row_group_size=4)
+    whole, told, wrong = path.read_bytes(), 0, 0
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for place in range(footer, len(whole) - 8):
+        for byte in (1, 2, 16, 18):  # as small integers are written: -1, 1, 8, 9
+            path.write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            try:
+                about = pq.ParquetFile(path).metadata
+                groups = [about.row_group(i).num_rows for i in range(about.num_row_groups)]
+                lies = sum(groups) != about.num_rows or min(groups, default=0) < 0
+            except Exception:
+                continue
+            wrong += lies
+            try:
+                reader = parquet.open_parquet([str(path)])
+            except InputError:
+                told += lies
+                continue
+            assert not lies
+            for index in range(min(len(reader), 9)):
+                try:
+                    assert isinstance(reader[index].fields, dict)
+                except BadRecord:
+                    pass
+    assert told == wrong > 0
+
+
+def test_values_are_counted_as_pyarrow_counts(tmp_path: pathlib.Path) -> None:
+    for version, columns, groups in (("2.6", 1, 3), ("1.0", 20, 1), ("2.4", 3, 40)):
+        lists = pa.array([[None] * (i % 7) for i in range(200)], pa.list_(pa.int64()))
+        table = pa.table({f"column {i}": lists for i in range(columns)})
+        size = -(-200 // groups)
+        pq.write_table(table, tmp_path / "a", row_group_size=size, version=version)
+        about = pq.ParquetFile(tmp_path / "a").metadata
+        expected = [
+            max(about.row_group(i).column(j).num_values for j in range(columns))
+            for i in range(about.num_row_groups)
+        ]
+        assert parquetfooter.most_values(parquet.Shard(str(tmp_path / "a"))) == expected
+        assert len(expected) == groups
+
+
+def test_a_group_that_holds_other_rows_than_it_says(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a", rows_of(8))
+    reader = parquet.open_parquet([path])
+    monkeypatch.setattr(reader, "_groups", [(0, 0, 4, 9), (0, 1, 5, 9)])
+    assert reader[0].fields["number"] == 0
+    with pytest.raises(BadRecord, match="damaged row group: a group 1: 4 rows of 5"):
+        reader[4]
+
+
+def test_two_columns_of_a_name(tmp_path: pathlib.Path) -> None:
+    arrays = [pa.array([1]), pa.array([2]), pa.array([3])]
+    pq.write_table(pa.Table.from_arrays(arrays, ["a", "a", "b"]), tmp_path / "a")
+    path = str(tmp_path / "a")
+    for columns in ((), ("a",), ("b", "a")):
+        with pytest.raises(InputError, match="two columns 'a'; rename"):
+            parquet.open_parquet([path], columns)
+    assert parquet.open_parquet([path], ["b"])[0].fields == {"b": 3}
+
+
+def test_a_handle_seeks_as_files_do() -> None:
+    store, path = fsspec.filesystem("memory"), f"memory://{uuid.uuid4().hex}/a"
+    store.pipe_file(path, b"0123456789")
+    handle = parquet._Handle(parquet.Shard(path))
+    assert (handle.seek(-3, 2), handle.read(), handle.read(), handle.tell()) == (7, b"789", b"", 10)
+    assert (handle.seek(2), handle.read(3), handle.seek(2, 1), handle.read(None)) == (
+        2, b"234", 7, b"789"
+    )  # fmt: skip
+    assert (handle.seek(99), handle.read(5)) == (99, b"")
+    for offset, whence in ((-1, 0), (-11, 2), (-100, 1)):
+        with pytest.raises(OSError, match="has no place"):
+            handle.seek(offset, whence)
 
 
 def test_files_that_cannot_be_opened(tmp_path: pathlib.Path) -> None:

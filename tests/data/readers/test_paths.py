@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 import sys
 import uuid
+from typing import Any
 
 import fsspec
 import hypothesis
@@ -47,6 +48,7 @@ def test_braces_and_lists(tmp_path: pathlib.Path) -> None:
         [shards[2], shards[3], shards[4]]
     )
     assert paths.expand(f"{tmp_path}/train/s-{{008..011..2}}.tar") == [shards[0], shards[2]]
+    assert paths.expand(f"{tmp_path}/train/s-{{008..009..0}}.tar") == shards[:2]
 
 
 @hypothesis.given(st.integers(0, 300), st.integers(0, 40), st.integers(1, 6))
@@ -74,12 +76,14 @@ def test_a_name_with_signs_of_patterns_is_taken_as_it_is(tmp_path: pathlib.Path)
         ("none.tar", "no file 'none.tar'"),
         ("s-{0..9}.tar", r"no file 's-0.tar' \(and 9 more\)"),
         ("*.parquet", "holds no file that ends in .tar"),
-        ("packed", r"holds no file that ends in \.tar, but x\.tar\.gz"),
+        ("packed", r"x\.tar\.gz' is compressed .*decompress it with gunzip"),
+        ("other", r"holds no file that ends in \.tar, but y\.zip"),
         ("s-{0..9.tar", "do not pair"),
         ("s-0..9}.tar", "do not pair"),
         ("s-{09}.tar", "neither a range nor a list"),
         ("s-{a..b}.tar", "neither a range nor a list"),
         ("{0..9999999}.tar", "more than"),
+        ("{0..999999999999999999}.tar", "more than"),
         ("{0..9999}/{0..9999}/{0..9999}.tar", "more than"),
         ("ftp://host/a.tar", "local path or a URL of gs://"),
         ("fifo", "neither a file nor a folder"),
@@ -88,7 +92,7 @@ def test_a_name_with_signs_of_patterns_is_taken_as_it_is(tmp_path: pathlib.Path)
 def test_what_is_wrong_is_told(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, pattern: str, word: str
 ) -> None:
-    make(tmp_path, "packed/x.tar.gz")
+    make(tmp_path, "packed/x.tar.gz", "other/y.zip")
     os.mkfifo(tmp_path / "fifo")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=word):
@@ -126,7 +130,7 @@ def test_urls_through_fsspec() -> None:
         paths.Shard(f"{root}/none.tar").size()
 
 
-@pytest.mark.parametrize(("url", "package"), [("gs://b/a.tar", "gcsfs"), ("s3://b/a.tar", "s3fs")])
+@pytest.mark.parametrize(("url", "package"), [("gs://b/a.tar", "gcs"), ("s3://b/a.tar", "s3")])
 def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, url: str, package: str
 ) -> None:
@@ -135,8 +139,81 @@ def test_a_missing_package_is_named(
 
     monkeypatch.setattr(fsspec, "filesystem", filesystem)
     for call in (lambda: paths.expand(url), lambda: paths.Shard(url).size()):
-        with pytest.raises(InputError, match=f"pip install {package}"):
+        with pytest.raises(InputError, match=rf"install flamingo_jax\[{package}\]"):
             call()
+
+
+class Cloud:
+    """A filesystem that fails in some ways."""
+
+    def __init__(self, **answers: Any) -> None:
+        self._answers = {"info": {"type": "file", "size": 9, "etag": "a"}} | answers
+
+    def _answer(self, name: str) -> Any:
+        answer = self._answers[name]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def info(self, path: str) -> Any:
+        return self._answer("info")
+
+    def isdir(self, path: str) -> Any:
+        return self._answer("isdir")
+
+    def cat_file(self, path: str, start: int, end: int) -> Any:
+        return self._answer("cat_file")
+
+
+def test_whatever_a_cloud_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shard(**answers: Any) -> paths.Shard:
+        monkeypatch.setattr(fsspec, "filesystem", lambda protocol: Cloud(**answers))
+        return paths.Shard("gs://b/a.tar")
+
+    for answer, word in (
+        (RuntimeError("over the quota"), r"'gs://b/a\.tar' cannot be read: over the quota; check"),
+        (OSError(), "cannot be read: OSError; check"),
+        (FileNotFoundError("x"), "there is no file 'gs://b/a.tar'; check"),
+        ({"type": "directory", "size": 0}, r"^'gs://b/a\.tar' is not a file; give"),
+        ({"type": "file", "size": None}, r"^'gs://b/a\.tar' is not a file; give"),
+        ({"type": "file"}, r"^'gs://b/a\.tar' is not a file; give"),
+    ):
+        with pytest.raises(InputError, match=word):
+            shard(info=answer).size()
+    with pytest.raises(InputError, match=r"cannot be read: over the quota; check"):
+        shard(isdir=RuntimeError("over the quota"))
+        paths.expand("gs://b/a")
+    shard(isdir=False)
+    assert paths.expand("gs://b/a") == ["gs://b/a"]  # whether it exists is seen later
+    assert shard(cat_file=b"12345").read(2, 5) == b"12345"
+    for answer, reason in (
+        (RuntimeError("over the quota"), "shard cannot be read"),
+        (b"1234", "shard has changed"),
+        (b"123456", "shard has changed"),
+    ):
+        with pytest.raises(BadRecord) as caught:
+            shard(cat_file=answer).read(2, 5)
+        assert caught.value.reason == reason
+    monkeypatch.setattr(fsspec, "filesystem", lambda protocol: 1 / 0)
+    with pytest.raises(InputError, match="cannot be read: division by zero; check your access"):
+        paths.expand("s3://b/a.tar", (".tar",))
+
+
+def test_a_url_is_none_of_this_disk(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(tmp_path, "memory:/x/a.tar")
+    assert os.path.exists("memory://x/a.tar")
+    assert paths.expand("memory://x/a.tar", (".tar",)) == ["memory://x/a.tar"]
+
+
+def test_shards_are_counted(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "a.tar", "b.tar", "c.tar")
+    monkeypatch.setattr(paths, "MAX_SHARDS", 2)
+    for pattern in (f"{tmp_path}/*.tar,{tmp_path}", f"{tmp_path}/{{a,b}}.tar,{tmp_path}/c.tar"):
+        with pytest.raises(InputError, match="more than 2 shards; split it"):
+            paths.expand(pattern, (".tar",))
 
 
 def test_local_paths_do_not_import_fsspec(tmp_path: pathlib.Path) -> None:

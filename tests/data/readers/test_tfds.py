@@ -15,6 +15,7 @@ from PIL import Image
 
 from flamingo_jax.data.faults import BadRecord
 from flamingo_jax.data.readers import tfds_reader
+from flamingo_jax.data.sources import SourceSpec, open_source
 from flamingo_jax.errors import InputError
 
 TRAIN, TEST = 11, 3
@@ -187,6 +188,39 @@ def test_versions_and_configurations(copied: pathlib.Path) -> None:
     with pytest.raises(InputError, match="configurations large, small; name one: other/large"):
         tfds_reader._find("other", str(copied))
     assert tfds_reader._find("other/small:1.2.0", str(copied)).parent.name == "small"
+
+
+def test_names_of_fields(prepared: pathlib.Path) -> None:
+    """Those that a corpus needs and the set has not are told when it is opened."""
+    reader = tfds_reader.open_tfds("tiny", str(prepared), "train")
+    assert set(reader.names) == example(0).keys()
+    path = f"tfds:tiny@{prepared}"
+    source = open_source(SourceSpec("pairs", path))
+    assert len(source) == TRAIN
+    assert len(open_source(SourceSpec("pairs", f"{path}#test"))) == TEST
+    options = {"media": ["photo", "foto"]}
+    with pytest.raises(
+        InputError, match=r"none of the fields photo, foto .* but .*image.*; name yours"
+    ):
+        open_source(SourceSpec("pairs", path, options=options))
+    with pytest.raises(
+        InputError, match=r"none of the fields images, json .*'obelics'|texts, json"
+    ):
+        open_source(SourceSpec("obelics", path))
+    # The split that is asked for, where the path names none.
+    both = SourceSpec("pairs", path, validation_path=path)
+    with pytest.raises(InputError, match="no split 'validation'; it has"):
+        open_source(both, "validation")
+    mine = SourceSpec("pairs", path, validation_path=f"{path}#test")
+    assert len(open_source(mine, "validation")) == TEST and len(open_source(mine)) == TRAIN
+
+
+def test_examples_without_names(prepared: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = tfds.features.Text()
+    builder = tfds.builder_from_directory(folder_of(prepared))
+    monkeypatch.setattr(type(builder.info), "features", property(lambda info: features))
+    with pytest.raises(InputError, match=r"no fields by name; .*FeaturesDict"):
+        tfds_reader.open_tfds("tiny", str(prepared), "train")
 
 
 def test_another_format(copied: pathlib.Path) -> None:
