@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from flamingo_jax import config as configs
 from flamingo_jax import sharding
 from flamingo_jax.data.augment import AugmentSpec
+from flamingo_jax.data.interleave import Rules
 from flamingo_jax.data.rows import DatasetSpec
 from flamingo_jax.data.sources import SourceSpec
 from flamingo_jax.errors import InputError
@@ -210,10 +211,11 @@ def dataset_specs(c: Any, stage: str) -> dict[str, DatasetSpec]:
             length=row.length,
             images=row.images,
             frames=row.frames,
+            fps=row.fps,
             p_next=row.p_next,
             next_layout=row.next_layout,
             leading_space=row.leading_space,
-            loss_before_media=row.loss_before_media,
+            rules=Rules(row.first_eoc, row.loss_before_media, row.loss_on_eos),
             image_size=size,
             resize=c.data.resize,
             augment=augment,

@@ -23,7 +23,7 @@ _CHOICES = {
     "model.vision.dtype": ("float32", "bfloat16"),
     "model.contrastive.dtype": ("float32", "bfloat16"),
     "model.xattn.attend": ("one", "upto"),
-    "data.resize": ("pad", "crop", "squash"),
+    "data.resize": ("pad", "crop", "squash", "pad:hamming", "crop:hamming", "squash:hamming"),
     "eval.split": ("test", "validation"),
 }
 _POSITIVE = ("model.vision.image_size", "checkpoint.every", "checkpoint.keep", "eval.batch")

@@ -39,10 +39,14 @@ def dataset(**fields: Any) -> Config:
     c.length = 32  # T, tokens of a row
     c.images = 1  # M, at most so many media a row; those beyond are dropped with their text kept
     c.frames = 1  # F, frames of a medium
+    c.fps = 1.0  # clips: frames a second that are taken
     c.p_next = 0.0  # pages: probability that text belongs to the image after it (v1 §3.2.2)
     c.next_layout = "kept"  # kept (as in the paper) | text_first: a 'next' page has its text first
     c.leading_space = 0.0  # pairs, clips: probability of a space before the text (Flamingo v1 §3.2)
+    # The paper's pages and pairs; OpenFlamingo's have False, False and, of pairs, True.
+    c.first_eoc = True  # is text before the first image closed by an <EOC>?
     c.loss_before_media = True  # is text before the first image a target of the loss?
+    c.loss_on_eos = False  # is <EOS> a target, where the language model has one?
     c.versions = 0  # augmented versions of each medium; 0 = config.data.versions
     c.validation = True  # has the source a validation split to measure during training?
     c.lock()
@@ -156,10 +160,13 @@ def _model() -> Config:
 def _data() -> Config:
     c: Config = ConfigDict()
     c.image_size = 0  # sides of the pixels fed; 0 = model.vision.image_size
-    c.resize = "pad"  # pad (mean colour, aspect kept) | crop | squash
+    # pad (mean colour, aspect kept) | crop | squash; bicubic, or with ":hamming" behind it by that
+    # filter, which takes two thirds of the time.
+    c.resize = "pad"
     c.versions = 0  # augmented versions of each picture; 0 = fresh at each visit
-    c.cache_features = False  # encode each version once before the Flamingo stage
-    c.threads = 16
+    c.cache_features = False  # encode each version once before the Flamingo stage, in memory
+    c.features = ""  # a folder that `prepare features` made, read instead of encoding; "" = none
+    c.threads = 0  # that make rows: more for storage far away; 0 = processors + 1, at most 16
     c.prefetch = 4  # steps read ahead
     c.max_bad = 0.2  # share of a dataset's records, unusable ones, from which on the run stops
     c.record_rows = False  # write (step, dataset, index) of every row used to rows.jsonl

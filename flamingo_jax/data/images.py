@@ -1,17 +1,30 @@
-"""Pictures: from any encoded bytes to u8[Y, X, 3] of one size."""
+"""Pictures: from any encoded bytes to u8[Y, X, 3] of one size.
+
+JPEGs are decoded by libjpeg-turbo, in simplejpeg (the extra `fast`) where that is installed and in
+Pillow elsewhere and for what simplejpeg leaves: the pixels are the same. Nine tenths of the time go
+into that and into resizing, by Pillow's filters over all pixels that are brought together
+(antialiased): bicubic, or Hamming's, which is quicker. Decoding at half the scale saves half of
+both and is sharper than the filter: `experiments/benchmarks/data.py` prints by how much, and
+DECISIONS.md says what was chosen.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
+import math
 import pathlib
 import stat
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from flamingo_jax.data.faults import BadRecord
 
-RESIZES = ("pad", "crop", "squash")
+POLICIES = ("pad", "crop", "squash")
+FILTERS = {"": Image.Resampling.BICUBIC, ":hamming": Image.Resampling.HAMMING}
+RESIZES = tuple(policy + suffix for suffix in FILTERS for policy in POLICIES)
 MAX_PIXELS = 1 << 26  # of one picture: 8192 × 8192, 200 MB decoded
 MAX_BYTES = 1 << 27  # of one encoded picture
 # Those of pictures on the web and in data sets. Not among them are EPS, for which Pillow starts
@@ -20,6 +33,12 @@ FORMATS = (
     *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "TIFF", "WEBP"),
 )
 _WHITE = (255, 255, 255)
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale if so many times what is wanted are left: with
+# less, a last step of resizing is too short to hide what is sharper than the filter's own result.
+_LEFT = 4 / 3
+# Segments of JPEGs without a word on colours or turning: APP0, COM, DQT, DHT, SOF0…2, DRI, SOS.
+_PLAIN = frozenset((0xE0, 0xFE, 0xDB, 0xC4, 0xC0, 0xC1, 0xC2, 0xDD, 0xDA))
+_LEAST = 8  # pixels a side: from there on simplejpeg's scales cannot be mistaken for each other
 
 
 def decode(
@@ -38,7 +57,8 @@ def decode(
       data: encoded bytes, a path, or pixels u8[Y, X], u8[Y, X, 1 | 3 | 4] or u8[1, Y, X, 3].
       size: Y and X of the result.
       resize: "pad" keeps the aspect and fills up with the picture's mean colour (Flamingo v1 §4.1),
-        "crop" keeps it and cuts the middle out, "squash" does not keep it.
+        "crop" keeps it and cuts the middle out, "squash" does not keep it; with ":hamming" behind
+        it by that filter, which is quicker than bicubic.
       background: what transparent pixels are laid over, 0…255.
 
     Returns:
@@ -52,13 +72,16 @@ def decode(
         if pixels.shape == (size, size, 3) and pixels.dtype == np.uint8:
             return pixels
         return fit(_to_rgb(_from_array(pixels), background), size, resize)
-    image = _open(_read(data))
+    encoded = _read(data)
+    image = _plain_jpeg(encoded, size, resize)
+    if image is not None:
+        return fit(image, size, resize)
+    image = _open(encoded)
     _bound(image.size)
     try:
-        # Decoding at 1/2, 1/4 or 1/8 of the scale, not below twice what is wanted.
         image.draft(None, _draft_size(image.size, size, resize))
         image.load()
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)
         return fit(_to_rgb(image, background), size, resize)
     except BadRecord:
         raise
@@ -66,41 +89,109 @@ def decode(
         raise BadRecord("broken or truncated image", str(error)) from error
 
 
+def _plain_jpeg(encoded: bytes, size: int, resize: str) -> Image.Image | None:
+    """An upright JPEG in colour without a flaw, by simplejpeg; None for all else: that is Pillow's.
+
+    The pixels are Pillow's, and no picture is used that Pillow would not use.
+    """
+    fast = _simplejpeg()
+    if fast is None or not _has_no_metadata(encoded):
+        return None
+    try:
+        height, width, colours, _ = fast.decode_jpeg_header(encoded)
+        _bound((width, height))
+        if colours != "YCbCr" or min(width, height) < _LEAST:
+            return None
+        scale = _scale_of((width, height), _draft_size((width, height), size, resize))
+        least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+        return Image.fromarray(fast.decode_jpeg(encoded, "RGB", **least))
+    except ValueError:  # of libjpeg's warnings, too, after which a picture may be whole
+        return None
+
+
+def _has_no_metadata(encoded: bytes) -> bool:
+    """Is this a JPEG with no segments before its pixels but tables, JFIF's and a frame's header?"""
+    at = 2
+    if encoded[:at] != b"\xff\xd8":
+        return False
+    for _ in range(32):  # a handful, in most files
+        head = encoded[at : at + 4]
+        if len(head) < 4 or head[0] != 0xFF or head[1] not in _PLAIN:
+            return False
+        if head[1] == 0xDA:
+            return True
+        at += 2 + int.from_bytes(head[2:])
+    return False
+
+
+def _scale_of(stored: tuple[int, int], least: tuple[int, int]) -> int:
+    """The s of the scale 1/s at which Pillow decodes."""
+    ratio = min(stored[0] // least[0], stored[1] // least[1])
+    return next((s for s in (8, 4, 2) if s <= ratio), 1)
+
+
+@functools.cache
+def _simplejpeg() -> Any:
+    """The package of the extra `fast`, or None."""
+    try:
+        import simplejpeg
+    except ImportError:
+        return None
+    return simplejpeg
+
+
 def fit(image: Image.Image, size: int, resize: str) -> np.ndarray:
     """Brings an RGB picture to u8[size, size, 3]; see `decode` for `resize`."""
+    if resize not in RESIZES:
+        raise ValueError(f"resize is {resize!r}; one of {', '.join(RESIZES)}")
+    policy, colon, name = resize.partition(":")
+    by = FILTERS[colon + name]
     width, height = image.size
-    if resize == "squash" or width == height:
-        return np.asarray(_scale(image, size, size, None))
-    if resize == "crop":
+    if policy == "squash" or width == height:
+        return np.asarray(_scale(image, size, size, by))
+    if policy == "crop":
         side = min(width, height)
         left, top = (width - side) / 2, (height - side) / 2
-        return np.asarray(_scale(image, size, size, (left, top, left + side, top + side)))
-    if resize != "pad":
-        raise ValueError(f"resize is {resize!r}; one of {', '.join(RESIZES)}")
+        return np.asarray(_scale(image, size, size, by, (left, top, left + side, top + side)))
     scale = size / max(width, height)
     inner_width, inner_height = max(1, round(width * scale)), max(1, round(height * scale))
-    inner = np.asarray(_scale(image, inner_width, inner_height, None))
-    padded = np.empty((size, size, 3), np.uint8)
-    padded[:] = np.rint(inner.mean((0, 1)))
+    inner = np.asarray(_scale(image, inner_width, inner_height, by))
     top, left = (size - inner_height) // 2, (size - inner_width) // 2
-    padded[top : top + inner_height, left : left + inner_width] = inner
+    rows = slice(top, top + inner_height)
+    padded = np.empty((size, size, 3), np.uint8)
+    padded[rows, left : left + inner_width] = inner
+    # Whole rows at a time: to add or to fill pixel by pixel takes as long as to decode.
+    wide = np.uint16 if inner_height <= 257 else np.uint32  # 257 · 255 is the last that fits
+    sums = inner.reshape(inner_height, -1).sum(0, dtype=wide).reshape(inner_width, 3).sum(0)
+    bar = np.tile(np.rint(sums / (inner_height * inner_width)).astype(np.uint8), (size, 1))
+    padded[:top] = bar
+    padded[rows.stop :] = bar
+    padded[rows, :left] = bar[:left]
+    padded[rows, left + inner_width :] = bar[left + inner_width :]
     return padded
 
 
 def _scale(
-    image: Image.Image, width: int, height: int, box: tuple[float, float, float, float] | None
+    image: Image.Image,
+    width: int,
+    height: int,
+    by: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
 ) -> Image.Image:
     if image.size == (width, height) and box is None:
         return image
-    return image.resize((width, height), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    return image.resize((width, height), by, box=box, reducing_gap=3.0)
 
 
 def _draft_size(stored: tuple[int, int], size: int, resize: str) -> tuple[int, int]:
     """At least so many columns and rows should be left by a reduced decoding."""
-    if resize != "pad":
-        return 2 * size, 2 * size
+    least = _LEFT * size
+    if not resize.startswith("pad"):
+        return math.ceil(least), math.ceil(least)
     longest = max(stored)
-    return max(1, 2 * size * stored[0] // longest), max(1, 2 * size * stored[1] // longest)
+    return max(1, math.ceil(least * stored[0] / longest)), max(
+        1, math.ceil(least * stored[1] / longest)
+    )
 
 
 def _read(data: bytes | str) -> bytes:

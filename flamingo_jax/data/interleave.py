@@ -33,6 +33,9 @@ before its medium, so that such a page ends without one more `<EOC>`:
 
 Targets of the loss are text and `<EOC>` (and `<EOS>` where a row is text alone: nothing else would
 teach a language model to end), never `<BOS>`, `<image>`, padding, or `<EOS>` of pages and pairs.
+
+OpenFlamingo (open_flamingo/train/data.py) differs, which `Rules` say: no `<EOC>` before a page's
+first medium, no loss on text before it, and `<EOS>` of a pair is a target.
 """
 
 from __future__ import annotations
@@ -54,6 +57,25 @@ class Controls:
     eos: int | None
     eoc: int
     image: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Where pages and pairs of others differ from the paper's, which is the default.
+
+    Attributes:
+      first_eoc: is text before the first medium closed by an <EOC>?
+      loss_before_media: is text a target that stands before a row's first medium (or in a row
+        without any) and sees none?
+      loss_on_eos: is <EOS> a target?
+    """
+
+    first_eoc: bool = True
+    loss_before_media: bool = True
+    loss_on_eos: bool = False
+
+
+PAPER = Rules()
 
 
 @dataclasses.dataclass
@@ -104,7 +126,11 @@ class Row:
 
 
 def page(
-    items: Sequence[Item], controls: Controls, following: bool = False, text_first: bool = False
+    items: Sequence[Item],
+    controls: Controls,
+    following: bool = False,
+    text_first: bool = False,
+    rules: Rules = PAPER,
 ) -> Strip:
     """Lays out a page (see the module's docstring).
 
@@ -113,6 +139,7 @@ def page(
       controls: ids of the control tokens.
       following: is text tied to the medium after it (p_next) rather than before it?
       text_first: on a 'following' page, move each medium's own text before it.
+      rules: what is closed and what is a target.
     """
     chunks, media = _chunks(items)
     strip = Strip()
@@ -121,9 +148,9 @@ def page(
     if following and text_first:
         _lay_text_first(strip, chunks, media, controls)
     else:
-        _lay_as_it_is(strip, chunks, media, controls, following)
+        _lay_as_it_is(strip, chunks, media, controls, following, rules.first_eoc)
     if controls.eos is not None:
-        strip.add([controls.eos], 0 if following else len(media), False)
+        strip.add([controls.eos], 0 if following else len(media), rules.loss_on_eos)
     return strip
 
 
@@ -141,13 +168,19 @@ def _chunks(items: Sequence[Item]) -> tuple[list[list[int]], list[int]]:
 
 
 def _lay_as_it_is(
-    strip: Strip, chunks: list[list[int]], media: list[int], controls: Controls, following: bool
+    strip: Strip,
+    chunks: list[list[int]],
+    media: list[int],
+    controls: Controls,
+    following: bool,
+    first_eoc: bool,
 ) -> None:
     last = len(media)
     for place, chunk in enumerate(chunks):
         owner = (place + 1 if place < last else 0) if following else place
         strip.add(chunk, owner, True)
-        if chunk or place > 0 or place == last:
+        closed = place > 0 or place == last or (first_eoc and chunk)
+        if closed:
             strip.add([controls.eoc], owner, True)
         if place < last:
             strip.add_medium(controls.image, media[place])
@@ -195,7 +228,7 @@ def row(
     length: int,
     images: int,
     draw: float = 0.0,
-    loss_before_media: bool = True,
+    rules: Rules = PAPER,
 ) -> Row:
     """Cuts a window of T tokens out of a page; a shorter page is padded on the right.
 
@@ -210,8 +243,7 @@ def row(
       length: T.
       images: M, at most so many media.
       draw: in [0, 1): which of the possible windows.
-      loss_before_media: is text a target that stands before the row's first medium (or in a row
-        without any) and sees none?
+      rules: what is a target.
     """
     start, stop = _window(strip, len(controls.image), length, draw)
     inside = [place for place, (s, _) in enumerate(strip.media, start=1) if start <= s < stop]
@@ -228,7 +260,7 @@ def row(
     media_of_token[:count] = renumber[strip.owners[start:stop]]
     loss_mask = np.zeros(length, np.float32)
     loss_mask[:count] = strip.targets[start:stop]
-    if not loss_before_media:
+    if not rules.loss_before_media:
         first = strip.media[kept[0] - 1][0] - start if kept else length
         loss_mask[:first][media_of_token[:first] == 0] = 0
     media = tuple(strip.media[place - 1][1] for place in kept)

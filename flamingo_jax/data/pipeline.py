@@ -7,6 +7,7 @@ The state of the data is the step number. Each dataset's documents are put into 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,16 @@ from flamingo_jax.data.faults import BadRecord, Reject, Rejects
 from flamingo_jax.data.images import RESIZES
 from flamingo_jax.data.order import endless
 from flamingo_jax.data.randomness import generator
-from flamingo_jax.data.rows import LAYOUTS, DatasetSpec, Features, empty_media, make_row
+from flamingo_jax.data.rows import (
+    LAYOUTS,
+    TEXT_FIELDS,
+    DatasetSpec,
+    Features,
+    Laid,
+    empty_media,
+    lay_row,
+    show_media,
+)
 from flamingo_jax.data.tokenizer import Tokenizer
 from flamingo_jax.errors import InputError
 from flamingo_jax.shapes import Batch
@@ -30,7 +40,11 @@ _CHUNK = 8  # rows that a thread makes in one go
 
 
 class Pipeline:
-    """The batches of a stage, {dataset: Batch} for each step."""
+    """The batches of a stage, {dataset: Batch} for each step.
+
+    Attributes:
+      prefetch: how many steps `iterate` reads ahead.
+    """
 
     def __init__(
         self,
@@ -44,7 +58,7 @@ class Pipeline:
         rows: Mapping[str, tuple[int, int]] | None = None,
         first_step: Mapping[str, int] | None = None,
         features: Mapping[str, Features] | None = None,
-        threads: int = 16,
+        threads: int = 0,
         prefetch: int = 4,
         max_bad: float = 1.0,
     ) -> None:
@@ -63,16 +77,16 @@ class Pipeline:
             all, by default.
           first_step: {dataset: the step whose batch holds its first rows}; 0 by default.
           features: {dataset: cached features}; datasets it does not name give pixels.
-          threads: how many rows are made at the same time.
+          threads: how many rows are made at the same time; 0 = `usual_threads()`.
           prefetch: how many steps `iterate` reads ahead.
           max_bad: the share of a dataset's records, bad ones, from which on reading stops.
 
         Raises:
           InputError: if a source is empty, or a spec cannot be met.
         """
-        self._prefetch = prefetch
+        self.prefetch = prefetch
         self._steps = steps
-        pool = ThreadPoolExecutor(max(threads, 1), thread_name_prefix="rows")
+        pool = ThreadPoolExecutor(threads or usual_threads(), thread_name_prefix="rows")
         self._datasets: dict[str, _DatasetSteps] = {}
         for name, spec in specs.items():
             lookup = (features or {}).get(name)
@@ -102,7 +116,7 @@ class Pipeline:
         """Yields the batches of `start_step`, `start_step` + 1, … to the end, read ahead."""
         if start_step >= self._steps:
             return
-        options = grain.ReadOptions(num_threads=self._prefetch, prefetch_buffer_size=self._prefetch)
+        options = grain.ReadOptions(num_threads=self.prefetch, prefetch_buffer_size=self.prefetch)
         iterator = iter(self._graph[start_step:].to_iter_dataset(options))
         try:
             yield from iterator
@@ -113,12 +127,25 @@ class Pipeline:
         """The index in the source of the document in a row of a step's global batch.
 
         It takes the replacement of bad records into account for the rows this host has read.
+
+        Raises:
+          IndexError: for a step before the last one whose rejects were told: what replaced its
+            records is forgotten then.
         """
         return self._datasets[dataset].document_index(step, row)
 
     def rejects(self, dataset: str, step: int) -> list[tuple[int, Reject]]:
         """(step, record that was not used) of this host's rows up to a step, each told once."""
         return self._datasets[dataset].rejects(step)
+
+
+def usual_threads() -> int:
+    """One more than there are processors, at most 16.
+
+    Decoding keeps a processor busy, and one reads meanwhile. On two processors 16 threads made a
+    sixth fewer pictures a second than 3: they wait for each other and for the caches.
+    """
+    return min((os.cpu_count() or 1) + 1, 16)
 
 
 class _RowReader:
@@ -137,39 +164,72 @@ class _RowReader:
         self.source, self.spec, self.tokenizer = source, spec, tokenizer
         self.seed, self.train, self.features = seed, train, features
         self.rejects = Rejects(spec.name, max_bad)
-        self.replaced: dict[int, int] = {}
+        self._replaced: dict[int, int] = {}
+        self._forgotten = 0  # rows before this one may have been replaced by nobody knows what
         self._lock = threading.Lock()
 
-    def read(self, index: int, document: int) -> dict[str, np.ndarray]:
-        """Row `index`, which should show `document`; fields as in `rows.make_row`."""
+    def lay(self, index: int, document: int) -> Laid | BadRecord:
+        """Row `index` of a document, without media, or why there is none."""
+        try:
+            found = self.source[document]
+            return lay_row(found, self.spec, self.tokenizer, self.seed, index, self.train)
+        except BadRecord as error:
+            return error
+
+    def read(
+        self, index: int, document: int, laid: Laid | BadRecord, media: np.ndarray
+    ) -> tuple[Laid, np.ndarray]:
+        """Row `index`, which should show `document`.
+
+        Args:
+          index: the row's.
+          document: the document's.
+          laid: what `lay` gives of them.
+          media: zeros that the row's media are written into.
+
+        Returns:
+          The row that is shown, and its media's frames, i32[M].
+        """
         reasons: set[str] = set()
         for attempt in range(TRIES):
             if attempt:
                 rng = generator("substitute", self.seed, self.spec.name, index, attempt)
                 document = int(rng.integers(len(self.source)))
+                laid = self.lay(index, document)
             try:
-                row = make_row(
-                    self.source[document],
-                    self.spec,
-                    self.tokenizer,
-                    self.seed,
-                    index,
-                    self.train,
-                    self.features,
+                if isinstance(laid, BadRecord):
+                    raise laid
+                frames = show_media(
+                    laid, self.spec, self.seed, index, media, self.train, self.features
                 )
             except BadRecord as error:
+                media[:] = 0
                 self.rejects.add(index, attempt, document, error)
                 reasons.add(error.reason)
                 continue
             self.rejects.used()
             if attempt:
                 with self._lock:
-                    self.replaced[index] = document
-            return row
+                    self._replaced[index] = document
+            return laid, frames
         raise InputError(
             f"dataset {self.spec.name!r}: {TRIES} records drawn one after the other cannot be used "
             f"({', '.join(sorted(reasons))}); check its source and options"
         )
+
+    def replacement(self, index: int) -> int | None:
+        """The document that row `index` shows in the place of a bad one."""
+        with self._lock:
+            if index < self._forgotten:
+                raise IndexError(f"what row {index} shows is forgotten: later rejects were told")
+            return self._replaced.get(index)
+
+    def forget(self, before: int) -> None:
+        """Forgets replacements of rows before `before`: a run of years has millions."""
+        with self._lock:
+            self._forgotten = max(self._forgotten, before)
+            for index in [index for index in self._replaced if index < before]:
+                del self._replaced[index]
 
 
 class _DatasetSteps(grain.MapDataset):
@@ -201,22 +261,27 @@ class _DatasetSteps(grain.MapDataset):
         first = self._row(index, 0)
         count = high - low
         spec = self._reader.spec
-        media, frames = empty_media(spec, self._reader.features, (count,))
         batch = Batch(
             tokens=np.zeros((count, spec.length), np.int32),
             positions=np.zeros((count, spec.length), np.int32),
-            media=media,
-            frames=frames,
+            media=empty_media(spec, self._reader.features, (count,)),
+            frames=np.zeros((count, spec.media), np.int32),
             media_of_token=np.zeros((count, spec.length), np.int32),
             loss_mask=np.zeros((count, spec.length), np.float32),
         )
 
         def fill(start: int) -> None:
-            for place in range(start, min(start + _CHUNK, count)):
-                number = first + low + place
-                row = self._reader.read(number, self._document(number))
-                for field, value in row.items():
-                    getattr(batch, field)[place] = value
+            places = range(start, min(start + _CHUNK, count))
+            numbers = [first + low + place for place in places]
+            documents = [self._document(number) for number in numbers]
+            # Texts first: between one picture and the next all that Python needs for a text has
+            # left the processor's caches, and it takes twice as long.
+            laid = [self._reader.lay(*both) for both in zip(numbers, documents, strict=True)]
+            for place, number, document, row in zip(places, numbers, documents, laid, strict=True):
+                media = cast(np.ndarray, batch.media)[place]
+                shown, batch.frames[place] = self._reader.read(number, document, row, media)
+                for field in TEXT_FIELDS:
+                    getattr(batch, field)[place] = getattr(shown.row, field)
 
         list(self._pool.map(fill, range(0, count, _CHUNK)))
         return batch
@@ -233,7 +298,9 @@ class _DatasetSteps(grain.MapDataset):
         if step < self._first_step:
             return []
         size = self._reader.spec.batch
-        taken = self._reader.rejects.take((step - self._first_step + 1) * size)
+        first = self._row(step, 0)
+        taken = self._reader.rejects.take(first + size)
+        self._reader.forget(first)
         return [(self._first_step + reject.row // size, reject) for reject in taken]
 
     def _document(self, number: int) -> int:
@@ -243,7 +310,7 @@ class _DatasetSteps(grain.MapDataset):
     def document_index(self, step: int, row: int) -> int:
         """See `Pipeline.row_index`."""
         number = self._row(step, row)
-        replacement = self._reader.replaced.get(number)
+        replacement = self._reader.replacement(number)
         return self._document(number) if replacement is None else replacement
 
 
@@ -262,6 +329,8 @@ def _check(
         raise InputError(f"{where}: layout is {spec.layout!r}; one of {', '.join(LAYOUTS)}")
     if spec.resize not in RESIZES:
         raise InputError(f"config.data.resize is {spec.resize!r}; one of {', '.join(RESIZES)}")
+    if not 0 < spec.fps <= 1000:
+        raise InputError(f"{where}: fps is {spec.fps}; frames a second, above 0, at most 1000")
     if not len(source):
         raise InputError(f"{where}: its source holds no documents; check its path and split")
     shortest = {"text": 2, "contrastive": 3}.get(spec.layout, 2 + len(tokenizer.image))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import ml_dtypes
 import numpy as np
@@ -18,6 +18,8 @@ from flamingo_jax.data.randomness import generator
 from flamingo_jax.data.tokenizer import Tokenizer
 
 LAYOUTS = ("page", "pair", "clip", "text", "contrastive")
+TEXT_FIELDS = ("tokens", "positions", "media_of_token", "loss_mask")
+"""Those of `interleave.Row` that a batch has."""
 CLEAN = -1
 """The version of a medium that is not augmented; a clip's begins at its beginning."""
 
@@ -33,10 +35,11 @@ class DatasetSpec:
       length: T, tokens of a row.
       images: M, at most so many media a row.
       frames: F, frames of a medium.
+      fps: frames a second that are taken of a clip.
       p_next: pages: probability that text is tied to the medium after it.
       next_layout: "kept", or "text_first" for such pages.
       leading_space: pairs, clips: probability of a space before the text.
-      loss_before_media: is text before the row's first medium a target of the loss?
+      rules: pages, pairs, clips: what is closed by <EOC>, and what is a target of the loss.
       image_size: Y and X of a frame.
       resize: pad, crop or squash (see `images.decode`).
       augment: how media are augmented in training.
@@ -49,10 +52,11 @@ class DatasetSpec:
     length: int
     images: int = 1
     frames: int = 1
+    fps: float = 1.0
     p_next: float = 0.0
     next_layout: str = "kept"
     leading_space: float = 0.0
-    loss_before_media: bool = True
+    rules: interleave.Rules = interleave.PAPER
     image_size: int = 64
     resize: str = "pad"
     augment: AugmentSpec = dataclasses.field(default_factory=AugmentSpec)
@@ -77,6 +81,20 @@ class Features(Protocol):
         ...
 
 
+class Laid(NamedTuple):
+    """A row without its media.
+
+    Attributes:
+      row: its tokens, and what goes with them.
+      media: what it shows, in order.
+      versions: of each; `CLEAN` where none is drawn.
+    """
+
+    row: interleave.Row
+    media: list[Medium]
+    versions: np.ndarray
+
+
 def make_row(
     document: Document,
     spec: DatasetSpec,
@@ -86,7 +104,7 @@ def make_row(
     train: bool = True,
     features: Features | None = None,
 ) -> dict[str, np.ndarray]:
-    """Makes a row of `shapes.Batch`, without its B.
+    """Makes a row of `shapes.Batch`, without its B: `lay_row`, then `show_media`.
 
     Args:
       document: what the row shows.
@@ -106,30 +124,70 @@ def make_row(
       BadRecord: if the document does not fit the layout, or a medium cannot be decoded (or has no
         cached features).
     """
+    laid = lay_row(document, spec, tokenizer, seed, index, train)
+    media = empty_media(spec, features)
+    frames = show_media(laid, spec, seed, index, media, train, features)
+    found = {name: getattr(laid.row, name) for name in TEXT_FIELDS}
+    return found | {"media": media, "frames": frames}
+
+
+def lay_row(
+    document: Document,
+    spec: DatasetSpec,
+    tokenizer: Tokenizer,
+    seed: int,
+    index: int,
+    train: bool = True,
+) -> Laid:
+    """The part of `make_row` that opens no media; arguments and errors as there."""
     rng = generator("row", seed, spec.name, index)
     row, shown = _lay(document, spec, tokenizer, rng, train)
     versions = np.full(len(shown), CLEAN)
     if train and spec.versions:
         versions = rng.integers(spec.versions, size=len(shown))
+    return Laid(row, shown, versions)
 
-    media, frames = empty_media(spec, features)
-    for place, (medium, version) in enumerate(zip(shown, versions, strict=True)):
+
+def show_media(
+    laid: Laid,
+    spec: DatasetSpec,
+    seed: int,
+    index: int,
+    media: np.ndarray,
+    train: bool = True,
+    features: Features | None = None,
+) -> np.ndarray:
+    """The other part of `make_row`: writes a row's media into zeros.
+
+    Args:
+      laid: the row.
+      spec: how.
+      seed: the run's.
+      index: the row's.
+      media: u8[M, F, Y, X, 3] or bf16[M, F, P, E], see `empty_media`; no zeros any more where this
+        raises.
+      train: are media augmented?
+      features: cached features instead of pixels.
+
+    Returns:
+      i32[M] valid frames of each medium.
+
+    Raises:
+      BadRecord: if a medium cannot be decoded, or has no cached features.
+    """
+    frames = np.zeros(spec.media, np.int32)
+    for place, (medium, version) in enumerate(zip(laid.media, laid.versions, strict=True)):
         if features is not None:
             seen = _cached(features, medium.key, int(version))
         elif train and not spec.versions:
-            seen = render(medium, spec, generator("fresh", seed, spec.name, index, place))
+            drawn = medium.kind == "clip" or not spec.augment.identity
+            rng = generator("fresh", seed, spec.name, index, place) if drawn else None
+            seen = render(medium, spec, rng)
         else:
             seen = render_version(medium, spec, seed, int(version))
         frames[place] = len(seen)
         media[place, : len(seen)] = seen
-    return {
-        "tokens": row.tokens,
-        "positions": row.positions,
-        "media": media,
-        "frames": frames,
-        "media_of_token": row.media_of_token,
-        "loss_mask": row.loss_mask,
-    }
+    return frames
 
 
 def _cached(features: Features, key: str, version: int) -> np.ndarray:
@@ -141,14 +199,13 @@ def _cached(features: Features, key: str, version: int) -> np.ndarray:
 
 def empty_media(
     spec: DatasetSpec, features: Features | None = None, leading: tuple[int, ...] = ()
-) -> tuple[np.ndarray, np.ndarray]:
-    """`media` and `frames` of a row with no medium, with further leading dims."""
+) -> np.ndarray:
+    """`media` of a row with no medium, with further leading dims."""
     side, count = spec.image_size, spec.media
-    frames = np.zeros((*leading, count), np.int32)
     if features is not None and count:
         shape = (*leading, count, spec.frames, *features.shape)
-        return np.zeros(shape, ml_dtypes.bfloat16), frames
-    return np.zeros((*leading, count, spec.frames, side, side, 3), np.uint8), frames
+        return np.zeros(shape, ml_dtypes.bfloat16)
+    return np.zeros((*leading, count, spec.frames, side, side, 3), np.uint8)
 
 
 def _lay(
@@ -165,10 +222,9 @@ def _lay(
     if spec.layout == "page":
         items = _page_items(document, tokenizer)
         following = train and draw_next < spec.p_next
-        strip = interleave.page(items, controls, following, spec.next_layout == "text_first")
-        row = interleave.row(
-            strip, controls, spec.length, spec.images, draw_window, spec.loss_before_media
-        )
+        text_first = spec.next_layout == "text_first"
+        strip = interleave.page(items, controls, following, text_first, spec.rules)
+        row = interleave.row(strip, controls, spec.length, spec.images, draw_window, spec.rules)
         return row, [media[index] for index in row.media]
     text = "".join(item for item in document.items if isinstance(item, str))
     if not text:
@@ -182,8 +238,8 @@ def _lay(
         return interleave.contrastive(tokenizer.encode(text), controls, spec.length), media
     if train and draw_space < spec.leading_space:
         text = " " + text
-    strip = interleave.page([0, tokenizer.encode(text)], controls)
-    return interleave.row(strip, controls, spec.length, 1), media
+    strip = interleave.page([0, tokenizer.encode(text)], controls, rules=spec.rules)
+    return interleave.row(strip, controls, spec.length, 1, rules=spec.rules), media
 
 
 def _page_items(document: Document, tokenizer: Tokenizer) -> list[interleave.Item]:
@@ -209,7 +265,7 @@ def render(medium: Medium, spec: DatasetSpec, rng: np.random.Generator | None) -
     """Decodes and augments a medium.
 
     Args:
-      medium: an image, or a clip of which frames at 1 FPS are taken.
+      medium: an image, or a clip of which frames are taken, `spec.fps` a second.
       spec: sizes and augmentation.
       rng: what augmentation and a clip's beginning are drawn from; None = neither is drawn.
 
@@ -223,7 +279,7 @@ def render(medium: Medium, spec: DatasetSpec, rng: np.random.Generator | None) -
         if medium.kind == "clip":
             offset = 0.0 if rng is None else rng.random()
             size, resize = spec.image_size, spec.resize
-            pixels = video.frames(medium.data, spec.frames, size, resize, offset=offset)
+            pixels = video.frames(medium.data, spec.frames, size, resize, spec.fps, offset)
         else:
             pixels = images.decode(medium.data, spec.image_size, spec.resize)[None]
     except BadRecord as error:
@@ -250,14 +306,19 @@ def render_version(medium: Medium, spec: DatasetSpec, seed: int, version: int) -
     return render(medium, spec, rng)
 
 
-def enumerate_media(source: Source) -> Iterator[Medium]:
+def enumerate_media(source: Source, documents: int | None = None) -> Iterator[Medium]:
     """Yields every medium of a source once, by its key, in the order they are first met.
 
     A source that knows its media without reading every document has a method `media()`. Documents
     that cannot be read have none: whoever reads their rows is told so again.
+
+    Args:
+      source: the documents.
+      documents: where all must be read, read about so many of them at most, from all over.
     """
     quick = getattr(source, "media", None)
-    found = iter(quick()) if quick is not None else _items(source)
+    stride = max(len(source) // documents, 1) if documents else 1
+    found = iter(quick()) if quick is not None else _items(source, stride)
     seen: set[str] = set()
     for medium in found:
         if isinstance(medium, Medium) and medium.key not in seen:
@@ -265,7 +326,7 @@ def enumerate_media(source: Source) -> Iterator[Medium]:
             yield medium
 
 
-def _items(source: Source) -> Iterator[str | Medium]:
-    for index in range(len(source)):
+def _items(source: Source, stride: int) -> Iterator[str | Medium]:
+    for index in range(0, len(source), stride):
         with contextlib.suppress(BadRecord):
             yield from source[index].items

@@ -136,7 +136,7 @@ def dataset(
     if spec.layout == "page":
         facts["text tied to the next image"] = f"p = {spec.p_next:g}, {spec.next_layout}"
         facts["text before the first image"] = (
-            "in the loss" if spec.loss_before_media else "not in the loss"
+            "in the loss" if spec.rules.loss_before_media else "not in the loss"
         )
     elif spec.layout in ("pair", "clip"):
         facts["leading space"] = f"p = {spec.leading_space:g}"

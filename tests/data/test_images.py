@@ -1,21 +1,35 @@
-"""Pictures of every kind become u8[Y, X, 3]; broken ones raise; augmentation is a pure draw."""
+"""Pictures of every kind become u8[Y, X, 3]; broken ones raise."""
 
 import io
 import pathlib
 import warnings
 import zlib
-from typing import cast
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, features
 
 from flamingo_jax.data import images
-from flamingo_jax.data.augment import AugmentSpec, augment
 from flamingo_jax.data.faults import BadRecord
-from flamingo_jax.data.randomness import generator, seed32
+
+HAS_FAST = images._simplejpeg() is not None
+
+
+@pytest.fixture(
+    params=[
+        "Pillow",
+        pytest.param(
+            "simplejpeg", marks=pytest.mark.skipif(not HAS_FAST, reason="the extra `fast`")
+        ),
+    ]
+)
+def decoder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The test runs with each decoder of JPEGs."""
+    if request.param == "Pillow":
+        monkeypatch.setattr(images, "_simplejpeg", lambda: None)
+    return request.param
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -35,6 +49,16 @@ def palette(transparent: bool) -> bytes:
 
 def sixteen_bits(value: int) -> bytes:
     return encoded(Image.fromarray(np.full((16, 16), value, np.uint16)))
+
+
+def animated(kind: str, **options) -> bytes:
+    """Red, then blue."""
+    later = [flat("RGB", (0, 0, 255))]
+    return encoded(flat("RGB", (255, 0, 0)), kind, save_all=True, append_images=later, **options)
+
+
+def turned_tiff() -> bytes:
+    return encoded(flat("RGB", (10, 200, 30)), "TIFF", tiffinfo={0x0112: 6})
 
 
 PICTURES = {
@@ -58,6 +82,13 @@ PICTURES = {
         (255, 0, 0),
     ),
     "WEBP": (encoded(flat("RGB", (200, 10, 10)), "WEBP", lossless=True), (200, 10, 10)),
+    "WEBP transparent": (
+        encoded(flat("RGBA", (9, 9, 9, 0)), "WEBP", lossless=True),
+        (255, 255, 255),
+    ),
+    "WEBP, first frame": (animated("WEBP", lossless=True), (255, 0, 0)),
+    "APNG, first frame": (animated("PNG"), (255, 0, 0)),
+    "TIFF, turned": (turned_tiff(), (10, 200, 30)),
     "BMP": (encoded(flat("RGB", (1, 2, 3)), "BMP"), (1, 2, 3)),
 }
 
@@ -71,12 +102,18 @@ def test_every_mode(name: str, resize: str) -> None:
     assert np.abs(pixels.astype(int) - colour).max() <= 1
 
 
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow without AVIF")
+def test_avif() -> None:
+    pixels = images.decode(encoded(flat("RGB", (200, 10, 10)), "AVIF", quality=100), 16)
+    assert np.abs(pixels.astype(int) - [200, 10, 10]).max() <= 3
+
+
 def test_transparency_is_laid_over_the_background() -> None:
     data = encoded(flat("RGBA", (9, 9, 9, 0)))
     assert (images.decode(data, 8, background=(1, 2, 3)) == [1, 2, 3]).all()
 
 
-def test_cmyk_jpeg() -> None:
+def test_cmyk_jpeg(decoder: str) -> None:
     pixels = images.decode(encoded(flat("CMYK", (255, 0, 0, 0)), "JPEG"), 16)
     assert np.abs(pixels.astype(int) - [0, 255, 255]).max() < 40  # cyan
 
@@ -119,16 +156,123 @@ def test_extreme_shapes(size: tuple[int, int], resize: str, kind: str) -> None:
     assert np.abs(pixels.astype(int) - [50, 60, 70]).max() <= 4
 
 
-def test_exif_orientation() -> None:
+TURNED = {  # orientation: how an upright picture has to be stored
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,  # a quarter counterclockwise
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("resize", images.RESIZES)
+def test_exif_orientation(decoder: str, orientation: int, resize: str) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored turned a quarter counterclockwise
-    stored = quarters(64, 64).transpose(Image.Transpose.ROTATE_90)
+    exif[0x0112] = orientation
+    upright = quarters(96, 64)
+    method = TURNED[orientation]
+    stored = upright if method is None else upright.transpose(method)
     data = encoded(stored, "JPEG", exif=exif, quality=95)
-    expected = images.decode(encoded(quarters(64, 64)), 64).astype(int)
-    assert np.abs(images.decode(data, 64) - expected).mean() < 8
+    expected = images.decode(encoded(upright), 64, resize).astype(int)
+    assert np.abs(images.decode(data, 64, resize) - expected).mean() < 8
 
 
-def test_reduced_jpeg_looks_the_same() -> None:
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (height // 24 + 1, width // 24 + 1, 3), np.uint8))
+    return small.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpegs() -> dict[str, bytes]:
+    """JPEGs of every kind that libjpeg writes, and with segments of others."""
+    picture = photo(601, 430)
+    exif, xmp = Image.Exif(), b'<x:xmpmeta><rdf tiff:Orientation="6"/></x:xmpmeta>'
+    exif[0x0112] = 6
+    plain = encoded(picture, "JPEG", quality=90)
+    return {
+        "plain": plain,
+        "progressive": encoded(picture, "JPEG", progressive=True),
+        "4:4:4": encoded(picture, "JPEG", subsampling=0),
+        "4:2:2": encoded(picture, "JPEG", subsampling=1),
+        "optimised, restarts": encoded(picture, "JPEG", optimize=True, restart_marker_rows=2),
+        "kept as RGB": encoded(picture, "JPEG", keep_rgb=True),
+        "grey": encoded(picture.convert("L"), "JPEG"),
+        "CMYK": encoded(picture.convert("CMYK"), "JPEG"),
+        "EXIF": encoded(picture, "JPEG", exif=exif),
+        "XMP": encoded(picture, "JPEG", xmp=xmp),
+        "comment": encoded(picture, "JPEG", comment=b"Exif\0\0"),
+        "colour profile": encoded(picture, "JPEG", icc_profile=b"profile" * 40),
+        "several pictures": encoded(picture, "MPO", save_all=True, append_images=[picture]),
+        "bytes behind": plain + b"and more",
+        "no end": plain[:-2],
+        "tiny": encoded(photo(7, 300), "JPEG"),
+        "1 x 1": encoded(photo(1, 1), "JPEG"),
+        "cut": plain[: len(plain) // 2],
+        "cut in its header": plain[:300],
+        "a flaw": plain[:9000] + bytes(40) + plain[9040:],
+        "garbage behind the start": plain[:2] + b"garbage" * 30,
+    }
+
+
+JPEGS = jpegs()
+
+
+@pytest.mark.skipif(not HAS_FAST, reason="the extra `fast`")
+@pytest.mark.parametrize("name", JPEGS)
+@pytest.mark.parametrize("resize", images.RESIZES)
+def test_decoders_agree(name: str, resize: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for size in (24, 100, 224, 700):
+        fast = outcome(JPEGS[name], size, resize)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_simplejpeg", lambda: None)
+            plain = outcome(JPEGS[name], size, resize)
+        assert type(fast) is type(plain)
+        assert np.array_equal(fast, plain), (size, fast, plain)
+
+
+def outcome(data: bytes, size: int, resize: str) -> np.ndarray | str:
+    """The pixels, or why there are none."""
+    try:
+        return images.decode(data, size, resize)
+    except BadRecord as error:
+        return error.reason
+
+
+@pytest.mark.skipif(not HAS_FAST, reason="the extra `fast`")
+def test_usual_jpegs_are_decoded_by_the_fast_decoder() -> None:
+    for name in ("plain", "progressive", "4:4:4", "comment", "bytes behind"):
+        assert images._plain_jpeg(JPEGS[name], 224, "pad") is not None, name
+    for name in ("grey", "CMYK", "EXIF", "XMP", "cut", "tiny"):
+        assert images._plain_jpeg(JPEGS[name], 224, "pad") is None, name
+
+
+@given(st.integers(0, len(JPEGS["plain"]) - 1), st.integers(0, 255), st.booleans())
+def test_damaged_jpegs_are_alike_or_bad(place: int, byte: int, cut: bool) -> None:
+    good = JPEGS["plain"]
+    data = good[:place] if cut else good[:place] + bytes([byte]) + good[place + 1 :]
+    fast, known = outcome(data, 64, "pad"), images._simplejpeg
+    images._simplejpeg = lambda: None
+    try:
+        plain = outcome(data, 64, "pad")
+    finally:
+        images._simplejpeg = known
+    assert np.array_equal(fast, plain)
+
+
+def test_a_jpeg_is_reduced_only_where_enough_is_left() -> None:
+    scales = {
+        size: images._scale_of((640, 480), images._draft_size((640, 480), size, "pad"))
+        for size in (600, 300, 241, 240, 224, 121, 120, 61, 60)
+    }
+    assert scales == {600: 1, 300: 1, 241: 1, 240: 2, 224: 2, 121: 2, 120: 4, 61: 4, 60: 8}
+    assert images._scale_of((480, 640), images._draft_size((480, 640), 224, "crop")) == 1
+
+
+def test_reduced_jpeg_looks_the_same(decoder: str) -> None:
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), np.uint8))
     large = small.resize((960, 720), Image.Resampling.BICUBIC)
@@ -192,108 +336,3 @@ def test_shared_pictures_decode(shared: pathlib.Path) -> None:
     assert files
     for file in files:
         assert images.decode(str(file), 48).shape == (48, 48, 3)
-
-
-FULL = AugmentSpec(0.5, 0.2, 0.2, 0.3, 0.1, (0.7, 1.2), 0.1)
-CLIP = np.random.default_rng(1).integers(0, 256, (3, 20, 24, 3), np.uint8)
-
-
-def test_augmentation_is_a_pure_function_of_its_generator() -> None:
-    before = CLIP.copy()
-    first = augment(CLIP, FULL, generator("a", 1))
-    assert np.array_equal(first, augment(CLIP, FULL, generator("a", 1)))
-    assert not np.array_equal(first, augment(CLIP, FULL, generator("a", 2)))
-    assert first.shape == CLIP.shape and first.dtype == np.uint8
-    assert np.array_equal(CLIP, before)
-
-
-def test_no_augmentation_returns_the_input() -> None:
-    assert augment(CLIP, AugmentSpec(), generator("a")) is CLIP
-
-
-def test_all_frames_of_a_clip_get_the_same_draw() -> None:
-    still = np.repeat(CLIP[:1], 4, axis=0)
-    for seed in range(8):
-        out = augment(still, FULL, generator(seed))
-        assert all(np.array_equal(frame, out[0]) for frame in out)
-
-
-def test_flip_alone_mirrors() -> None:
-    assert np.array_equal(augment(CLIP, AugmentSpec(flip=1.0), generator(0)), CLIP[:, :, ::-1])
-
-
-def test_amounts_of_colour() -> None:
-    grey = np.full((1, 8, 8, 3), 100, np.uint8)
-    values = [augment(grey, AugmentSpec(brightness=0.1), generator(i))[0, 0, 0] for i in range(400)]
-    assert min(v.min() for v in values) in (75, 76) and max(v.max() for v in values) in (124, 125)
-    assert all(v[0] == v[1] == v[2] for v in values)
-    # neither hue, saturation nor contrast changes a flat grey
-    spec = AugmentSpec(contrast=0.5, saturation=0.5, hue=0.5)
-    for seed in range(20):
-        assert np.abs(augment(grey, spec, generator(seed)).astype(int) - 100).max() <= 1
-
-
-def test_colours_keep_what_they_should() -> None:
-    luma = np.array([0.299, 0.587, 0.114])
-    middle = np.random.default_rng(2).integers(110, 146, (1, 16, 16, 3), np.uint8)
-    for seed in range(20):
-        rng = generator(seed)
-        turned = augment(middle, AugmentSpec(saturation=0.5, hue=0.5), rng)
-        assert np.abs(turned @ luma - middle @ luma).max() <= 1
-        bent = augment(middle, AugmentSpec(contrast=0.5), generator(seed))
-        assert abs((bent @ luma).mean() - (middle @ luma).mean()) < 0.6
-        slope = np.polyfit((middle @ luma).ravel(), (bent @ luma).ravel(), 1)[0]
-        assert 0.5 <= slope <= 1.5
-
-
-def test_scale_and_shift_move_a_square() -> None:
-    board = np.full((1, 40, 40, 3), 255, np.uint8)
-    board[:, 15:25, 15:25] = 0
-    half = augment(board, AugmentSpec(scale=(0.5, 0.5)), generator(0))[0, ..., 0]
-    assert half.shape == (40, 40) and half[20, 20] == 0
-    assert np.sum(255 - half.astype(int)) / 255 == pytest.approx(25, rel=0.02)
-    double = augment(board, AugmentSpec(scale=(2.0, 2.0)), generator(0))[0, ..., 0]
-    assert np.sum(255 - double.astype(int)) / 255 == pytest.approx(400, rel=0.02)
-    for seed in range(20):
-        moved = 255 - augment(board, AugmentSpec(shift=0.25), generator(seed))[0, ..., 0].astype(
-            int
-        )
-        rows, columns = np.indices(moved.shape)
-        centre = np.array([(rows * moved).sum(), (columns * moved).sum()]) / moved.sum()
-        assert np.abs(centre - 19.5).max() <= 10.1
-        assert moved.sum() / 255 == pytest.approx(100, rel=0.02)
-
-
-def test_what_comes_into_view_has_the_mean_colour_of_the_border() -> None:
-    picture = np.full((1, 20, 20, 3), (10, 20, 30), np.uint8)
-    picture[:, 5:15, 5:15] = 250
-    small = augment(picture, AugmentSpec(scale=(0.5, 0.5), shift=0.3), generator(3))
-    assert (small[0, (0, 0, -1, -1), (0, -1, 0, -1)] == (10, 20, 30)).all()
-
-
-@given(
-    spec=st.builds(
-        AugmentSpec,
-        flip=st.floats(0, 1),
-        brightness=st.floats(0, 1),
-        contrast=st.floats(0, 1),
-        saturation=st.floats(0, 1),
-        hue=st.floats(0, 0.5),
-        scale=st.tuples(st.floats(0.05, 1), st.floats(1, 4)),
-        shift=st.floats(0, 1.5),
-    ),
-    seed=st.integers(0, 2**40),
-    sides=st.tuples(st.integers(1, 9), st.integers(1, 9)),
-)
-def test_any_spec_gives_a_picture(spec: AugmentSpec, seed: int, sides: tuple[int, int]) -> None:
-    frames = np.full((2, *sides, 3), 90, np.uint8)
-    out = augment(frames, spec, generator(seed))
-    assert out.shape == frames.shape and out.dtype == np.uint8
-
-
-def test_generators_go_by_their_key() -> None:
-    assert generator("row", 1, cast(int, np.int64(2))).random() == generator("row", 1, 2).random()
-    keys = [("row", 1, 2), ("row", 12), ("row", 1, "2"), ("row", 2, 1), ("wor", 1, 2)]
-    assert len({generator(*key).random() for key in keys}) == len(keys)
-    assert 0 <= seed32("order", 3, "a") < 2**32
-    assert seed32("order", 3, "a") != seed32("order", 3, "b")

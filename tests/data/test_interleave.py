@@ -1,6 +1,5 @@
 """Pages as tokens: truth tables of layout, p_next, windows, masks, and what holds of any page."""
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flamingo_jax.data import interleave
-from flamingo_jax.data.interleave import Controls, Item, Row
+from flamingo_jax.data.interleave import PAPER, Controls, Item, Row, Rules
 
 BOS, EOS, EOC, IMAGE = 90, 91, 100, 101
 CONTROLS = Controls(BOS, EOS, EOC, (IMAGE,))
@@ -23,13 +22,13 @@ def show(
     length: int = 16,
     images: int = 4,
     draw: float = 0.0,
-    before: bool = True,
+    rules: Rules = PAPER,
     controls: Controls = CONTROLS,
     **how: Any,
 ) -> tuple[str, str, str]:
     """(tokens, media_of_token, loss_mask), one character each; "." is padding."""
-    strip = interleave.page(items, controls, **how)
-    row = interleave.row(strip, controls, length, images, draw, before)
+    strip = interleave.page(items, controls, rules=rules, **how)
+    row = interleave.row(strip, controls, length, images, draw, rules)
     return written(row)
 
 
@@ -98,20 +97,41 @@ def test_dtypes_and_shapes() -> None:
         assert (array.dtype, array.shape) == (dtype, (12,))
 
 
+SILENT = Rules(loss_before_media=False)
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        ([A, 0, B, 1, C], ("B12#3|#45|E", "00011122222", "00001101110")),
+        ([0, A, 1, B], ("B#12|#3|E", "011112222", "001110110")),
+        ([A], ("B12|E", "00000", "00000")),
+    ],
+)
+def test_openflamingos_pages(items: list[Item], expected: tuple[str, str, str]) -> None:
+    """open_flamingo/train: no <EOC> before the first image, no loss up to it, none on <EOS>."""
+    rules = Rules(first_eoc=False, loss_before_media=False)
+    assert show(items, rules=rules) == tuple(line.ljust(16, ".") for line in expected)
+
+
+def test_openflamingos_pairs() -> None:
+    assert show([0, A], rules=Rules(loss_on_eos=True))[2] == "001111".ljust(16, ".")
+
+
 def test_loss_before_media() -> None:
     page = [A, 0, B]
     assert show(page)[2] == "01110110".ljust(16, ".")
-    assert show(page, before=False)[2] == "00000110".ljust(16, ".")
+    assert show(page, rules=SILENT)[2] == "00000110".ljust(16, ".")
     # Text tied to the medium after it does see one; a closed chunk in front of the page does not.
-    assert show(page, before=False, **NEXT)[2] == show(page, **NEXT)[2]
-    assert show(page, before=False, **FIRST) == (
+    assert show(page, rules=SILENT, **NEXT)[2] == show(page, **NEXT)[2]
+    assert show(page, rules=SILENT, **FIRST) == (
         "B12|3|#E".ljust(16, "."),
         "00001110".ljust(16, "."),
         "00001100".ljust(16, "."),
     )
     # Text after the last medium of a 'next' page sees none, but does not stand before the first.
-    assert show([0, A], before=False, **NEXT)[2] == "001110".ljust(16, ".")
-    assert show([A], before=False)[2] == "00000".ljust(16, ".")
+    assert show([0, A], rules=SILENT, **NEXT)[2] == "001110".ljust(16, ".")
+    assert show([A], rules=SILENT)[2] == "00000".ljust(16, ".")
 
 
 WINDOWED = [A, 0, B, 1, C]  # B12|#3|#45|E
@@ -177,12 +197,33 @@ def test_text_rows() -> None:
     assert windows == {"B123", "123E"}
 
 
+def test_a_long_pair_is_cut_at_its_end() -> None:
+    """The image and the text's beginning stay; a text that goes on has no <EOC> and no <EOS>."""
+    long = list(range(1, 8))
+    assert show([0, long], length=6) == ("B#1234", "011111", "001111")
+    assert show([0, long], length=9) == ("B#1234567", "011111111", "001111111")
+    assert show([0, long], length=10) == ("B#1234567|", "0111111111", "0011111111")
+    assert show([0, long], length=11) == ("B#1234567|E", "01111111111", "00111111110")
+    spelled = interleave.row(interleave.page([0, long], SPELLED), SPELLED, 5, 1)
+    assert spelled.tokens.tolist() == [70, 71, 72, 1, 2] and spelled.media == (0,)
+
+
 def test_contrastive_rows() -> None:
     row = interleave.contrastive([1, 2, 3], CONTROLS, 7)
     assert written(row) == ("B123E..", "00000..", "11111..")
     assert row.media == (0,)
     assert written(interleave.contrastive([1, 2, 3, 4, 5], CONTROLS, 4))[0] == "B12E"
     assert written(interleave.contrastive([1, 2, 3, 4, 5], SPELLED, 4))[0] == "1234"
+
+
+# An <image> of one to four tokens, of which some may be the same; models with and without ends.
+ALL_CONTROLS = st.builds(
+    Controls,
+    bos=st.sampled_from([None, BOS]),
+    eos=st.sampled_from([None, EOS]),
+    eoc=st.just(EOC),
+    image=st.sampled_from([(IMAGE,), (70, 71), (70, 70), (70, 71, 72), (70, 71, 70, 72)]),
+)
 
 
 @st.composite
@@ -212,15 +253,15 @@ def _expected_owner(items: list[Item], token: int, following: bool, first: bool)
     return before[-1] if before else None
 
 
-@pytest.mark.parametrize("controls", [CONTROLS, SPELLED], ids=["new", "spelled"])
 @given(
+    controls=ALL_CONTROLS,
     items=pages(),
     following=st.booleans(),
     first=st.booleans(),
     length=st.integers(4, 60),
     images=st.integers(0, 4),
     draw=st.floats(0, 1, exclude_max=True),
-    before=st.booleans(),
+    rules=st.builds(Rules, st.booleans(), st.booleans(), st.just(False)),
 )
 def test_what_holds_of_any_row(
     controls: Controls,
@@ -230,10 +271,10 @@ def test_what_holds_of_any_row(
     length: int,
     images: int,
     draw: float,
-    before: bool,
+    rules: Rules,
 ) -> None:
-    strip = interleave.page(items, controls, following, first)
-    row = interleave.row(strip, controls, length, images, draw, before)
+    strip = interleave.page(items, controls, following, first, rules)
+    row = interleave.row(strip, controls, length, images, draw, rules)
     real = row.positions >= 0
     count = int(real.sum())
     # left-aligned, counted, and nothing on padding
@@ -250,7 +291,7 @@ def test_what_holds_of_any_row(
     # only text and <EOC> are targets
     for token, target in zip(tokens, row.loss_mask, strict=False):
         assert target == 0 or token >= 1000 or token == controls.eoc
-        if before:
+        if rules.loss_before_media:
             assert target == (token >= 1000 or token == controls.eoc)
     # each text token sees the medium that the rule says, or none if the row does not show that one
     for token, seen in zip(tokens, row.media_of_token, strict=False):
@@ -259,54 +300,76 @@ def test_what_holds_of_any_row(
             assert seen == (row.media.index(owner) + 1 if owner in row.media else 0)
 
 
-@given(items=pages(), following=st.booleans(), first=st.booleans())
-def test_a_long_row_loses_nothing(items: list[Item], following: bool, first: bool) -> None:
-    strip = interleave.page(items, CONTROLS, following, first)
-    row = interleave.row(strip, CONTROLS, 80, 10)
+@given(controls=ALL_CONTROLS, items=pages(), following=st.booleans(), first=st.booleans())
+def test_a_long_row_loses_nothing(
+    controls: Controls, items: list[Item], following: bool, first: bool
+) -> None:
+    strip = interleave.page(items, controls, following, first)
+    row = interleave.row(strip, controls, 120, 10)
+    tokens = row.tokens[row.positions >= 0].tolist()
+    assert tokens == strip.tokens
     texts = [token for item in items if not isinstance(item, int) for token in item]
-    assert sorted(t for t in row.tokens.tolist() if t >= 1000) == texts
+    assert sorted(t for t in tokens if t >= 1000) == texts
     if not (following and first):
-        assert [t for t in row.tokens.tolist() if t >= 1000] == texts
+        assert [t for t in tokens if t >= 1000] == texts
     assert list(row.media) == [item for item in items if isinstance(item, int)]
-    # an <EOC> between any two images, and no two in a row
-    written_row = written(dataclasses.replace(row, tokens=np.minimum(row.tokens, 999)))[0]
-    plain = written_row.replace("999", "x")
-    assert "||" not in plain and "##" not in plain
-    assert plain.startswith("B") and plain.rstrip(".").endswith("E")
+    # With each <image> as one sign: one a medium, an <EOC> between any two, and no two in a row.
+    begins = {place for place, _ in strip.media}
+    for place in begins:
+        assert tuple(tokens[place : place + len(controls.image)]) == controls.image
+    inside = {place + i for place in begins for i in range(1, len(controls.image))}
+    signs = "".join(
+        "#" if place in begins else NAMES.get(token, "x")
+        for place, token in enumerate(tokens)
+        if place not in inside
+    )
+    assert "||" not in signs and "##" not in signs and signs.count("#") == len(row.media)
+    assert signs.startswith("B" * (controls.bos is not None)) and signs.count("B") <= 1
+    assert signs.endswith("E" * (controls.eos is not None)) and signs.count("E") <= 1
 
 
 @given(
+    controls=ALL_CONTROLS,
     items=pages(),
     following=st.booleans(),
     first=st.booleans(),
-    length=st.integers(1, 30),
+    more=st.integers(1, 30),
     images=st.integers(0, 4),
 )
 def test_windows_lose_and_double_nothing(
-    items: list[Item], following: bool, first: bool, length: int, images: int
+    controls: Controls, items: list[Item], following: bool, first: bool, more: int, images: int
 ) -> None:
-    """Windows that follow each other from end to end hold each token of the page once.
-
-    An <image> of several tokens may move the last window left, away from the end of the page.
-    """
-    strip = interleave.page(items, CONTROLS, following, first)
-    total = len(strip.tokens)
+    """A window is a part of the page that cuts no <image>; all together are the whole page."""
+    strip = interleave.page(items, controls, following, first)
+    total, size = len(strip.tokens), len(controls.image)
+    length = size + more  # as `pipeline` asks for at the least
     windows = max(total - length, 0) + 1
-    found: list[int] = []
-    while len(found) < total:
-        place = min(len(found), windows - 1)
-        row = interleave.row(strip, CONTROLS, length, images, (place + 0.5) / windows)
+    covered: set[int] = set()
+    texts = {token: place for place, token in enumerate(strip.tokens) if token >= 1000}
+    for draw in range(windows):
+        row = interleave.row(strip, controls, length, images, (draw + 0.5) / windows)
         tokens = row.tokens[row.positions >= 0].tolist()
-        assert len(tokens) == min(length, total)
-        assert tokens == strip.tokens[place : place + length]
-        found += tokens[len(found) - place :]
-    assert found == strip.tokens
-    texts = [token for item in items if not isinstance(item, int) for token in item]
-    assert sorted(token for token in found if token >= 1000) == texts
+        assert min(length, total) - 2 * (size - 1) <= len(tokens) <= min(length, total)
+        begins = [
+            start
+            for start in range(max(draw - size, 0), min(draw + size, total) + 1)
+            if strip.tokens[start : start + len(tokens)] == tokens
+        ]
+        # Where texts tell, there is but one place; others look alike.
+        begin = next((texts[t] - i for i, t in enumerate(tokens) if t in texts), begins[0])
+        assert begin in begins and (size > 1 or begin == draw)
+        for place, _ in strip.media:
+            assert (
+                not place < begin < place + size and not place < begin + len(tokens) < place + size
+            )
+        if any(token in texts for token in tokens) or size == 1:
+            covered.update(range(begin, begin + len(tokens)))
+    assert covered >= set(texts.values())
+    assert size > 1 or covered == set(range(total))
 
 
-@pytest.mark.parametrize("controls", [CONTROLS, SPELLED], ids=["new", "spelled"])
 @given(
+    controls=ALL_CONTROLS,
     items=pages(),
     following=st.booleans(),
     first=st.booleans(),

@@ -1,7 +1,6 @@
 """Batches by step: the same from any start, with any threads, on any number of hosts."""
 
 import dataclasses
-import json
 import pathlib
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from flamingo_jax.data.document import Document, Medium
 from flamingo_jax.data.faults import LEAST_READS, Dropped
 from flamingo_jax.data.pipeline import TRIES, Pipeline
 from flamingo_jax.data.rows import DatasetSpec, make_row
+from flamingo_jax.data.sources import SourceSpec, open_source
 from flamingo_jax.data.tokenizer import open_tokenizer
 from flamingo_jax.errors import InputError
 from flamingo_jax.shapes import Batch
@@ -285,6 +285,32 @@ def test_bad_records_are_replaced_the_same_way_each_time() -> None:
     assert not two.rejects("alt", STEPS - 1)
 
 
+def test_replacements_are_forgotten_once_later_rejects_were_told() -> None:
+    row = {"alt": spec("alt", "pair", 8, 12)}
+    one = pipeline(row, sources={"alt": spoilt(20)})
+    for step in range(STEPS):
+        texts = texts_of(one[step]["alt"])
+        assert [f"no. {one.row_index('alt', step, place)}" for place in range(8)] == texts
+        one.rejects("alt", step)
+        assert [f"no. {one.row_index('alt', step, place)}" for place in range(8)] == texts
+        assert len(one._datasets["alt"]._reader._replaced) <= 8
+        if step:
+            with pytest.raises(IndexError, match="forgotten"):
+                one.row_index("alt", step - 1, 0)
+
+
+def test_a_page_that_breaks_off_leaves_no_pixels_behind() -> None:
+    good = [Document((picture(i), f"no. {i}"), f"good-{i}") for i in range(3)]
+    broken = Document((picture(7), "a", Medium(b"garbage", "bad"), "b"), "breaks off")
+    row = {"pages": spec("pages", "page", 8, 24, images=2)}
+    batch = pipeline(row, sources={"pages": [broken, *good]}, train=False)[0]["pages"]
+    assert (batch.frames == [1, 0]).all()
+    assert batch.media[:, 0].any(axis=(1, 2, 3, 4)).all() and not batch.media[:, 1].any()
+    one = {"pages": dataclasses.replace(row["pages"], images=3, batch=1)}
+    first = pipeline(one, sources={"pages": [broken, TEXTS[0]]}, train=False)[0]["pages"]
+    assert not first.frames.any() and not first.media.any()
+
+
 def order_index(one: Pipeline, step: int, place: int) -> int:
     """What the order names, before any replacement."""
     return one._datasets["alt"]._document(step * 8 + place)
@@ -331,6 +357,7 @@ def test_what_cannot_be_met_is_refused() -> None:
         ({"layout": "story"}, SOURCES, "layout is 'story'"),
         ({"resize": "bend"}, SOURCES, "resize"),
         ({"length": 2}, SOURCES, "at least 3"),
+        ({"fps": 0.0}, SOURCES, "fps is 0.0"),
         ({}, {"alt": []}, "no documents"),
     ]
     for change, sources, words in cases:
@@ -340,18 +367,10 @@ def test_what_cannot_be_met_is_refused() -> None:
 
 
 def test_shared_pages(shared: pathlib.Path) -> None:
-    folder = shared / "data" / "interleaved"
-    file = next(iter(sorted((folder / "obelics").glob("val*.jsonl"))))
-    documents = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines()[:12]):
-        page = json.loads(line)
-        pairs = zip(page["images"], page["texts"], strict=True)
-        items = [
-            text if image is None else Medium(str(folder / image), image) for image, text in pairs
-        ]
-        documents.append(Document(tuple(items), str(number)))
+    folder = str(shared / "data" / "interleaved")
+    pages = open_source(SourceSpec("obelics", f"{folder}/obelics/val*.parquet", folder))
     row = {"m3w": spec("m3w", "page", 4, 2048, images=3, image_size=32, p_next=0.5)}
-    one = pipeline(row, sources={"m3w": documents}, steps=3)
+    one = pipeline(row, sources={"m3w": pages}, steps=3)
     for batch in (batches["m3w"] for batches in one.iterate()):
         assert (batch.frames.sum(1) == batch.media_of_token.max(1)).all()
         assert batch.media[batch.frames > 0].std(axis=(1, 2, 3, 4)).min() > 0

@@ -1,15 +1,18 @@
 """Clips: the right frames at the right times, from files, bytes and arrays."""
 
+import dataclasses
+import fractions
 import io
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 
-from flamingo_jax.data import images, video
+from flamingo_jax.data import document, images, prompt, rows, video
 from flamingo_jax.data.faults import BadRecord
 
 
@@ -54,6 +57,108 @@ def test_frames_at_even_times(how: dict, expected: list[int]) -> None:
     clip = video.frames(FIVE_SECONDS, size=32, resize="squash", **how)
     assert clip.shape == (len(expected), 32, 32, 3) and clip.dtype == np.uint8
     assert np.abs(np.subtract(shades(clip), expected)).max() <= 2
+
+
+def timed(
+    times: list[float],
+    kind: str = "matroska",
+    codec: str = "libx264",
+    sound: bool = False,
+    pictures: bool = True,
+    seconds: float = 2.0,
+) -> bytes:
+    """A clip whose frame i is shown from times[i] on, grey of 4 · i, its left half black."""
+    base = fractions.Fraction(1, 90_000)
+    file = io.BytesIO()
+    with av.open(file, "w", format=kind) as container:
+        if pictures:
+            video_stream: Any = container.add_stream(codec, rate=30)
+            video_stream.width, video_stream.height, video_stream.pix_fmt = 64, 48, "yuv420p"
+            video_stream.time_base = video_stream.codec_context.time_base = base
+        if sound:
+            name = "libopus" if kind == "webm" else "aac"
+            audio: Any = container.add_stream(name, rate=48_000)
+            audio.codec_context.layout = "mono"
+        for index, time in enumerate(times if pictures else ()):
+            pixels = np.full((48, 64, 3), 4 * index, np.uint8)
+            pixels[:, :32] = 0
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = round(time / base), base
+            container.mux(video_stream.encode(frame))
+        if pictures:
+            container.mux(video_stream.encode())
+        if sound:
+            form = "flt" if kind == "webm" else "fltp"
+            for start in range(0, int(48_000 * seconds), 960):
+                silence = np.zeros((1, 960), np.float32)
+                heard = av.AudioFrame.from_ndarray(silence, format=form, layout="mono")
+                heard.sample_rate, heard.pts = 48_000, start
+                container.mux(audio.encode(heard))
+            container.mux(audio.encode())
+    return file.getvalue()
+
+
+def shown(times: list[float], wanted: list[float]) -> list[int]:
+    """The shades of the frames that are shown at the wanted times."""
+    return [4 * max(i for i, time in enumerate(times) if time <= at + 1e-3) for at in wanted]
+
+
+RATES = {"23.976": 24_000 / 1001, "12.5": 12.5, "29.97": 30_000 / 1001, "60": 60.0}
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(("kind", "codec"), [("matroska", "libx264"), ("webm", "libvpx-vp9")])
+def test_odd_rates(rate: str, kind: str, codec: str) -> None:
+    times = [i / RATES[rate] for i in range(50)]
+    seconds = 50 / RATES[rate]
+    clip = video.frames(timed(times, kind, codec), 30, 32, "squash", fps=3.0)
+    wanted = [i / 3 for i in range(30) if i / 3 < seconds - 1e-3]
+    assert len(clip) == len(wanted)
+    assert np.abs(np.subtract(shades(clip), shown(times, wanted))).max() <= 4
+
+
+def test_frames_at_uneven_times() -> None:
+    times = [0.0, 0.1, 0.2, 1.4, 1.5, 1.55, 3.3, 3.4]
+    clip = video.frames(timed(times), 8, 32, "squash", fps=2.0)
+    wanted = [0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert np.abs(np.subtract(shades(clip), shown(times, wanted))).max() <= 3
+
+
+def test_sound_changes_nothing_and_is_no_video() -> None:
+    times = [i / 10 for i in range(20)]
+    for kind, codec in (("mp4", "libx264"), ("webm", "libvpx-vp9")):
+        silent, loud = (timed(times, kind, codec, sound) for sound in (False, True))
+        assert len(loud) > len(silent)
+        both = [video.frames(data, 8, 32, "squash", fps=4.0) for data in (silent, loud)]
+        assert len(both[0]) == 8 and np.array_equal(both[0], both[1])
+        with pytest.raises(BadRecord, match="no pictures in a video"):
+            video.frames(timed([], kind, sound=True, pictures=False), 8, 32)
+
+
+def test_a_broken_tail_is_not_read_unless_it_is_wanted() -> None:
+    times = [i / 10 for i in range(60)]
+    whole = timed(times, "matroska", "libvpx-vp9")
+    cut = whole[: len(whole) // 2]
+    assert np.array_equal(video.frames(cut, 1, 32), video.frames(whole, 1, 32))
+    found = video.frames(cut, 6, 32)
+    assert 1 <= len(found) < 6
+    assert np.array_equal(found[:-1], video.frames(whole, 6, 32)[: len(found) - 1])
+    headless = timed(times, "mp4")
+    with pytest.raises(BadRecord, match="not a video"):  # what says where its frames lie was cut
+        video.frames(headless[: len(headless) // 2], 1, 32)
+
+
+def test_thirty_frames_at_three_a_second(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "clip.mp4"
+    times = [i / 5 for i in range(60)]
+    path.write_bytes(timed(times, "mp4"))
+    clip = prompt.read_medium(prompt.Video(path, frames=30, fps=3.0), 32, "squash", frames=8)
+    assert np.abs(np.subtract(shades(clip), shown(times, [i / 3 for i in range(30)]))).max() <= 4
+    row = rows.DatasetSpec("c", "clip", 1, 8, frames=30, fps=3.0, image_size=32, resize="squash")
+    medium = document.Medium(path.read_bytes(), "clip", "clip")
+    assert np.array_equal(rows.render(medium, row, None), clip)
+    slow = rows.render(medium, dataclasses.replace(row, fps=1.0), None)
+    assert len(slow) == 12 and np.array_equal(slow[:10], clip[::3])
 
 
 def test_other_containers_and_single_frames(tmp_path: pathlib.Path) -> None:
