@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 
 import flamingo_jax
 from flamingo_jax import errors
+from flamingo_jax.data.prepare import flags as preparing
+from flamingo_jax.data.prepare.flags import Parser, number
 from flamingo_jax.overrides import take_overrides
 
 EXIT_INTERRUPTED = 130
@@ -41,36 +43,16 @@ class Verb:
     overrides: bool = False
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints are `InputError`s: one line, like all bad input."""
-
-    def error(self, message: str):
-        raise errors.InputError(f"{message}; see {self.prog} --help")
-
-
 def _train_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--config",
-        required=True,
-        metavar="FILE[:VARIANT]",
-        help="the experiment: a Python file with get_config(variant), see experiments/",
-    )
-    parser.add_argument(
-        "--workdir",
-        required=True,
-        metavar="DIR",
-        help="the run's folder: made if absent, resumed if it holds a run of the same experiment",
-    )
-    parser.add_argument(
-        "--check",
-        action="store_true",
-        help="one batch, one step, one save and one restore of this config, then exit",
-    )
-    parser.add_argument(
-        "--config.FIELD",
-        metavar="VALUE",
-        help="sets a field of the config, as often as you like: --config.train.steps=10",
-    )
+    add = parser.add_argument
+    text = "the experiment: a Python file with get_config(variant), see experiments/"
+    add("--config", required=True, metavar="FILE[:VARIANT]", help=text)
+    text = "the run's folder: made if absent, resumed if it holds a run of the same experiment"
+    add("--workdir", required=True, metavar="DIR", help=text)
+    text = "one batch, one step, one save and one restore of this config, then exit"
+    add("--check", action="store_true", help=text)
+    text = "sets a field of the config, as often as you like: --config.train.steps=10"
+    add("--config.FIELD", metavar="VALUE", help=text)
 
 
 def _train(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -96,7 +78,7 @@ def _report(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _inspect_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    text = "a run's folder, one step inside it, or prepared documents"
+    text = "a run's folder, one step inside it, or prepared documents or features"
     add("folder", nargs="?", default="", metavar="DIR", help=text)
     text = "an experiment, instead of a folder: a page of its datasets is written"
     add("--config", default="", metavar="FILE[:VARIANT]", help=text)
@@ -104,7 +86,7 @@ def _inspect_flags(parser: argparse.ArgumentParser) -> None:
     text = "the page's folder (default runs/inspect/NAME-STAGE)"
     add("--out", default="", metavar="DIR", help=text)
     text = "rows of each dataset (default 12)"
-    add("--rows", type=_number(int, 1), default=12, metavar="N", help=text)
+    add("--rows", type=number(int, 1), default=12, metavar="N", help=text)
     add("--config.FIELD", metavar="VALUE", help="sets a field of the config")
 
 
@@ -120,94 +102,80 @@ def _inspect(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
 
 def _prepare_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="pairs, clips, obelics, mmc4, texts, folder, prepared, …")
-    add("--out", required=True, metavar="DIR", help="the folder of shards, made or gone on with")
-    add("--path", default="", metavar="PATH", help="the source's shards: file, folder or pattern")
-    add("--files", default="", metavar="PATH", help="folder or tars of files that records name")
-    several = {"nargs": "+", "action": "extend", "default": []}
-    add("--option", metavar="NAME=VALUE", help="the source's own options", **several)
-    add("--split", default="train", help="train (the default) or validation")
-    count = {"type": _number(int, 1), "metavar": "N"}
-    add("--shard-size", default=1000, help="records of the source a shard (default 1000)", **count)
-    add("--workers", default=1, help="processes (default 1); the shards are the same", **count)
-    pixels, least = _number(int, 0), _number(float, 0)
-    text = "leave out images with a shorter side, in pixels (default 64; 0: none)"
-    add("--min-side", type=pixels, default=64, metavar="N", help=text)
-    text = "leave out images longer than so many times their width (default 3; 0: none)"
-    add("--max-aspect", type=least, default=3.0, metavar="X", help=text)
-    add("--keep-single-colour", action="store_true", help="keep images of a single colour")
-    text = "drop documents with fewer media left (default 1)"
-    add("--min-images", type=pixels, default=1, metavar="N", help=text)
-    text = "drop documents with more (default 0: no limit)"
-    add("--max-images", type=pixels, default=0, metavar="N", help=text)
-    text = "leave out near-duplicates of the images in these folders"
-    add("--eval-images", metavar="DIR", help=text, **several)
+    text = "pairs, clips, obelics, mmc4, texts, folder, prepared, …; or features"
+    add("source", metavar="SOURCE", help=text)
+    preparing.add_source(parser)
+    text = "processes (default 1); the shards are the same"
+    add("--workers", type=number(int, 1), default=1, metavar="N", help=text)
+    preparing.add_filters(parser)
+    text = "features: the experiment whose media are encoded"
+    add("--config", default="", metavar="FILE[:VARIANT]", help=text)
+    add("--workdir", default="", metavar="DIR", help="features: the run that will read them")
+    add("--stage", default="", help="features: whose media (default flamingo)")
+    add("--config.FIELD", metavar="VALUE", help="features: sets a field of the config")
 
 
 def _prepare(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from flamingo_jax import run
 
-    filters = {name: vars(flags)[name] for name in ("min_side", "max_aspect", "min_images")}
-    return run.prepare(
-        flags.source,
+    if flags.source == "features":
+        return _prepare_features(flags, overrides)
+    if overrides or flags.config or flags.workdir or flags.stage:
+        raise errors.InputError(
+            "--config, --config.FIELD, --workdir and --stage belong to prepare features"
+        )
+    return run.prepare(preparing.make_job(flags), flags.out, flags.workers)
+
+
+def _prepare_features(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from flamingo_jax import run
+
+    parser = Parser()
+    _prepare_flags(parser)
+    plain = vars(parser.parse_args(["features", "--out="]))
+    own = ("out", "config", "workdir", "stage", "shard_size")
+    for name, value in plain.items():
+        if name not in own and vars(flags)[name] != value:
+            raise errors.InputError(
+                f"--{name.replace('_', '-')} belongs to documents; prepare features takes "
+                "--config, --config.FIELD, --workdir, --stage and --shard-size"
+            )
+    if not flags.config or not flags.workdir:
+        raise errors.InputError("prepare features needs --config=FILE and --workdir=DIR")
+    return run.prepare_features(
         flags.out,
-        path=flags.path,
-        files=flags.files,
-        option=flags.option,
-        workers=flags.workers,
-        filters=filters
-        | {"max_images": flags.max_images, "single_colour": not flags.keep_single_colour},
-        split=flags.split,
+        config_spec=flags.config,
+        overrides=overrides,
+        workdir=flags.workdir,
+        stage=flags.stage or "flamingo",
         shard_size=flags.shard_size,
-        evaluation_images=tuple(flags.eval_images),
     )
 
 
 def _generate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="a run's folder, or one step inside it"
+    add = parser.add_argument
+    text = "a run's folder, or one step inside it"
+    add("--checkpoint", required=True, metavar="DIR", help=text)
+    text = (
+        "the prompt in order: a path is a picture or a clip, anything else is text "
+        "(<EOC> ends a chunk of it)"
     )
-    parser.add_argument(
-        "items",
-        nargs="+",
-        metavar="ITEM",
-        help="the prompt in order: a path is a picture or a clip, anything else is text "
-        "(<EOC> ends a chunk of it)",
+    add("items", nargs="+", metavar="ITEM", help=text)
+    whole, text = number(int, 1), "stop after so many tokens (default 32)"
+    add("--max_new_tokens", type=whole, default=32, metavar="N", help=text)
+    add("--beams", type=whole, default=1, metavar="N", help="width of beam search")
+    text = "draw tokens at this temperature; 0, the default, takes the likeliest"
+    add("--temperature", type=number(float, 0), default=0.0, metavar="X", help=text)
+    text = "draw from the likeliest tokens that make up this probability (default 1)"
+    add("--top_p", type=number(float, 0, 1), default=1.0, metavar="P", help=text)
+    text = "of the drawing (default 0)"
+    add("--seed", type=number(int, 0), default=0, metavar="N", help=text)
+    add("--stream", action="store_true", help="print the text while it is made")
+    text = (
+        "after the items, answer line after line; a line that is the path of "
+        "a picture or a clip shows it"
     )
-    parser.add_argument(
-        "--max_new_tokens",
-        type=_number(int, 1),
-        default=32,
-        metavar="N",
-        help="stop after so many tokens (default 32)",
-    )
-    parser.add_argument(
-        "--beams", type=_number(int, 1), default=1, metavar="N", help="width of beam search"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=_number(float, 0),
-        default=0.0,
-        metavar="X",
-        help="draw tokens at this temperature; 0, the default, takes the likeliest",
-    )
-    parser.add_argument(
-        "--top_p",
-        type=_number(float, 0, 1),
-        default=1.0,
-        metavar="P",
-        help="draw from the likeliest tokens that make up this probability (default 1)",
-    )
-    parser.add_argument(
-        "--seed", type=_number(int, 0), default=0, metavar="N", help="of the drawing (default 0)"
-    )
-    parser.add_argument("--stream", action="store_true", help="print the text while it is made")
-    parser.add_argument(
-        "--chat",
-        action="store_true",
-        help="after the items, answer line after line; a line that is the path of "
-        "a picture or a clip shows it",
-    )
+    add("--chat", action="store_true", help=text)
 
 
 def _generate(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -248,21 +216,27 @@ VERBS = {
     "prepare": Verb(
         summary="filter a dataset and store it in shards for training",
         description="Writes ArrayRecord shards of a source's documents, and a manifest when all "
-        "are there. The same command goes on after a kill; the shards do not depend on --workers.",
+        "are there. The same command goes on after a kill; the shards do not depend on --workers. "
+        "With features for a source: encodes every medium of a config's datasets once with its "
+        "frozen encoder, for training with --config.data.features=DIR.",
         examples=(
             "prepare pairs --path=laion/{00000..00999}.tar --out=prepared/laion --workers=8",
             "prepare obelics --path=obelics/*.parquet --files=images --option min_images=2 "
             "--out=prepared/obelics --eval-images=coco/val2014",
+            "prepare features --config=experiments/shared_data.py --workdir=runs/shared_data "
+            "--out=prepared/features",
         ),
         add_flags=_prepare_flags,
         call=_prepare,
+        overrides=True,
     ),
     "inspect": Verb(
         summary="tell what a run, a checkpoint or datasets hold",
         description="Prints the parameters of a checkpoint by part, which of them are trained and "
         "which frozen, and the steps that are saved; of prepared documents, how many there are and "
-        "what was left out. With --config: writes a page of a stage's datasets as the model gets "
-        "them: pictures, tokens by the image they see, targets of the loss, lengths, drops.",
+        "what was left out; of prepared features, what they were made of. With --config: writes a "
+        "page of a stage's datasets as the model gets them: pictures, tokens by the image they "
+        "see, targets of the loss, lengths, drops.",
         examples=(
             "inspect runs/openmoji",
             "inspect prepared/laion",
@@ -319,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     called = pathlib.Path(sys.argv[0]).name
     program = "flamingo" if called == "flamingo" else "python -m flamingo_jax"
     first = VERBS["train"].examples[0]
-    parser = _Parser(
+    parser = Parser(
         prog=program,
         usage=f"{program} VERB [flags]",
         description="Trains, scales, evaluates and uses Flamingo visual language models in JAX.",
@@ -355,21 +329,6 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if text.startswith("examples:"):
             return super()._fill_text(text, width, indent)
         return argparse.HelpFormatter._fill_text(self, text, width, indent)
-
-
-def _number(
-    kind: type[int] | type[float], low: float, high: float = float("inf")
-) -> Callable[[str], int | float]:
-    """Reads a number from `low` to `high`, for argparse."""
-
-    def number(text: str) -> int | float:
-        value = kind(text)
-        if not low <= value <= high:
-            bounds = f"at least {low}" if high == float("inf") else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text} is not {bounds}")
-        return value
-
-    return number
 
 
 def _say(name: str, what: object, code: int) -> int:

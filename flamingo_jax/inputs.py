@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -18,8 +18,9 @@ from flamingo_jax.data import sources as data_sources
 from flamingo_jax.data import tokenizer as tokenizers
 from flamingo_jax.data.document import Medium, Source
 from flamingo_jax.data.faults import BadRecord
+from flamingo_jax.data.featurefiles.reader import open_features
 from flamingo_jax.data.pipeline import Pipeline
-from flamingo_jax.data.rows import CLEAN, DatasetSpec, enumerate_media
+from flamingo_jax.data.rows import CLEAN, DatasetSpec, Features, enumerate_media
 from flamingo_jax.errors import InputError
 from flamingo_jax.preemption import StopRequest
 from flamingo_jax.shapes import Params, flatten_paths
@@ -31,6 +32,12 @@ TOKENIZER_TEXTS = 3_000
 
 STATISTICS_MEDIA = 1_024
 """Pictures that the features' mean and deviation are measured on."""
+
+STATISTICS_DOCUMENTS = 16 * STATISTICS_MEDIA
+"""Documents that they are looked for in."""
+
+CHECKED_DOCUMENTS = 8
+"""Documents of a dataset whose media are compared with those that features on disk were made of."""
 
 
 @dataclasses.dataclass
@@ -118,7 +125,11 @@ def open_sources(run: Run, stage: assemble.Stage, split: str) -> dict[str, Sourc
         if split == "validation" and not rows[name].validation:
             continue
         size = stage.datasets[name].image_size
-        opened[name] = data_sources.open_source(spec, split, c.seed, size)
+        try:
+            opened[name] = data_sources.open_source(spec, split, c.seed, size)
+        except InputError as error:
+            where = "train" if stage.name == "flamingo" else f"pretrain.{stage.name}"
+            raise InputError(f"config.{where}.datasets.{name}: {error}") from error
     run.opened[stage.name, split] = opened
     return opened
 
@@ -126,35 +137,98 @@ def open_sources(run: Run, stage: assemble.Stage, split: str) -> dict[str, Sourc
 def cached_shape(c: Any, stage: assemble.Stage) -> tuple[int, int] | None:
     """(P, E) of a frame's cached features, or None where the stage's batches hold pixels."""
     media = any(spec.media for spec in stage.datasets.values())
-    if stage.name != "flamingo" or not (c.data.cache_features and media):
-        return None
-    nfnet = assemble.vision_config(c).nfnet
-    size = c.data.image_size or c.model.vision.image_size
-    return nfnet.grid(size) ** 2, nfnet.features_width
+    cached = c.data.cache_features or c.data.features
+    return features.feature_shape(c) if stage.name == "flamingo" and cached and media else None
+
+
+def versions(spec: DatasetSpec, split: str) -> tuple[int, ...]:
+    """The versions of a dataset's media that rows of a split may show."""
+    return tuple(range(spec.versions)) if split == "train" and spec.versions else (CLEAN,)
+
+
+def feature_groups(c: Any, stage: assemble.Stage) -> dict[str, int]:
+    """{dataset: number}: datasets of one number show the same media alike, and share features.
+
+    A medium's key is unique within its origin only: two folders may both have a "1.png".
+    """
+    numbers: dict[str, int] = {}
+    groups = {}
+    for name, source in assemble.source_specs(c, stage.name).items():
+        spec = stage.datasets[name]
+        if spec.media:
+            origin = dataclasses.replace(source, name=source.name.partition(":")[0])
+            alike = repr((dataclasses.astuple(origin), spec.frames, spec.versions))
+            groups[name] = numbers.setdefault(alike, len(numbers))
+    return groups
+
+
+def check_frozen_encoder(stage: assemble.Stage, field: str) -> None:
+    """Raises InputError if the stage trains its encoder: features would change at each step."""
+    if any(path.startswith("vision/") for path in flatten_paths(stage.trainable)):
+        raise InputError(f"{field} needs a frozen encoder; see config.trainable")
 
 
 def _cached_features(
     run: Run, stage: assemble.Stage, frozen: Params, split: str
-) -> dict[str, features.FeatureTable] | None:
+) -> Mapping[str, Features] | None:
     """Features of every version of every medium of a split, or None where that is not asked for."""
     c = run.config
     shape = cached_shape(c, stage)
     if shape is None:
         return None
-    if any(path.startswith("vision/") for path in flatten_paths(stage.trainable)):
-        raise InputError("config.data.cache_features needs a frozen encoder; see config.trainable")
-    wanted: dict[features.Key, tuple[Medium, DatasetSpec]] = {}
+    if c.data.features:
+        return _features_on_disk(run, stage, frozen, split)
+    check_frozen_encoder(stage, "config.data.cache_features")
+    opened = open_sources(run, stage, split)
+    groups = feature_groups(c, stage)
+    encode = features.encoder(c, frozen["vision"], run.mesh)
+    tables: dict[str, Features] = {}
+    for group in sorted(set(groups.values())):
+        wanted: dict[features.Key, tuple[Medium, DatasetSpec]] = {}
+        names = [name for name in opened if groups.get(name) == group]
+        for name in names:
+            spec = stage.datasets[name]
+            for medium in enumerate_media(opened[name]):
+                for version in versions(spec, split):
+                    wanted.setdefault((medium.key, version), (medium, spec))
+        bad: dict[features.Key, str] = {}
+        pixels = features.rendered(wanted, c.seed, bad)
+        title, size = f"features, {split}", features.batch_size(run.mesh)
+        found = features.encode_all(encode, pixels, len(wanted), title, size)
+        tables |= {name: features.FeatureTable(found, bad, shape) for name in names}
+    return tables
+
+
+def _features_on_disk(
+    run: Run, stage: assemble.Stage, frozen: Params, split: str
+) -> dict[str, Features]:
+    """The features of `config.data.features`, which must be those that this run would compute.
+
+    Raises:
+      InputError: if they are not, or some media looked at are others than those encoded.
+    """
+    folder = run.config.data.features
+    check_frozen_encoder(stage, "config.data.features")
+    found = open_features(folder)
+    wanted = features.dependencies(run.config, stage, frozen["vision"])
+    features.check_dependencies(folder, found.plan, wanted)
+    tables: dict[str, Features] = {}
     for name, source in open_sources(run, stage, split).items():
         spec = stage.datasets[name]
-        versions = range(spec.versions) if split == "train" and spec.versions else (CLEAN,)
-        for medium in enumerate_media(source):
-            for version in versions:
-                wanted.setdefault((medium.key, version), (medium, spec))
-    bad: dict[features.Key, str] = {}
-    pixels = features.rendered(wanted, c.seed, bad)
-    encode = features.encoder(c, frozen["vision"])
-    found = features.encode_all(encode, pixels, len(wanted), f"features, {split}")
-    return {name: features.FeatureTable(found, bad, shape) for name in stage.datasets}
+        if spec.media:
+            table = found.table(name, split)
+            table.check(_some_media(source), versions(spec, split)[0])
+            tables[name] = table
+    return tables
+
+
+def _some_media(source: Source) -> Iterator[Medium]:
+    """The media of a few documents, from all over the source."""
+    count = min(len(source), CHECKED_DOCUMENTS)
+    for number in range(count):
+        with contextlib.suppress(BadRecord):
+            items = source[number * len(source) // count].items
+            yield from (item for item in items if isinstance(item, Medium))
 
 
 def pipeline(
@@ -163,7 +237,7 @@ def pipeline(
     split: str,
     steps: int,
     first_step: dict[str, int] | None = None,
-    cached: dict[str, features.FeatureTable] | None = None,
+    cached: Mapping[str, Features] | None = None,
 ) -> Pipeline:
     """This host's batches of a split."""
     opened = open_sources(run, stage, split)
@@ -187,20 +261,27 @@ def pipeline(
 def feature_statistics(
     run: Run, stage: assemble.Stage, frozen: Params
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Each channel's mean and deviation over clean training pictures."""
+    """Each channel's mean and deviation over clean training pictures.
+
+    Features on disk bring theirs: measured on other devices they may differ in their last bits.
+    """
+    if run.config.data.features:
+        return features.statistics(run.config)
     neutral = dict(frozen["vision"])
     for name, value in (("mean", 0.0), ("deviation", 1.0)):
         neutral[name] = jnp.full_like(neutral[name], value)
     for name, source in open_sources(run, stage, "train").items():
-        media = [m for m in enumerate_media(source) if m.kind == "image"]
+        looked_at = enumerate_media(source, STATISTICS_DOCUMENTS)
+        media = [medium for medium in looked_at if medium.kind == "image"]
         if not media:
             continue
         spec = stage.datasets[name]
         chosen = media[:: max(len(media) // STATISTICS_MEDIA, 1)][:STATISTICS_MEDIA]
         wanted = {(m.key, CLEAN): (m, spec) for m in chosen}
         pixels = features.rendered(wanted, run.config.seed, {})
-        encode = features.encoder(run.config, neutral)
-        found = features.encode_all(encode, pixels, len(chosen), "feature statistics")
+        encode = features.encoder(run.config, neutral, run.mesh)
+        size = features.batch_size(run.mesh)
+        found = features.encode_all(encode, pixels, len(chosen), "feature statistics", size)
         return features.channel_statistics(found.values())
     raise InputError(
         "config.model.vision.standardise needs a dataset with images to measure the features on"

@@ -9,6 +9,8 @@ import re
 
 from flamingo_jax import sealed
 from flamingo_jax.checkpoint import list_steps
+from flamingo_jax.data.featurefiles import layout
+from flamingo_jax.data.featurefiles.reader import FeatureFolder, open_features
 from flamingo_jax.data.prepare import manifest
 from flamingo_jax.errors import InputError
 
@@ -19,24 +21,28 @@ BYTES = {"bool": 1, "uint8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "float64
 def describe(folder: str | pathlib.Path) -> str:
     """A table of parameters with their trainable/frozen split, and of the steps there are.
 
-    Of a folder of prepared documents: how many there are, of what, and what was left out.
+    Of a folder of prepared documents: how many there are, of what, and what was left out. Of
+    prepared features: what they were made of, how many there are, and which media have none.
 
     Args:
-      folder: a workdir, one step in it (WORKDIR/checkpoints/STAGE/STEP), or prepared documents.
+      folder: a workdir, one step in it (WORKDIR/checkpoints/STAGE/STEP), prepared documents, or
+        prepared features.
 
     Raises:
-      InputError: if it is neither.
+      InputError: if it is none of these.
     """
     path = pathlib.Path(folder)
     if (path / "meta").is_dir():
         return _step(path)
+    if (path / layout.MANIFEST).is_file():
+        return _features(open_features(path))
     if (path / manifest.MANIFEST).is_file() or (path / manifest.PLAN).is_file():
         return _prepared(manifest.read(path))
     stages = [p for p in sorted(path.glob("checkpoints/*")) if list_steps(p)]
     if not stages:
         raise InputError(
             f"{str(folder)!r} holds no checkpoints; give a run's folder, one step inside it, or a "
-            "folder of prepared documents"
+            "folder of prepared documents or features"
         )
     newest = max(stages, key=lambda p: (p / str(list_steps(p)[-1])).stat().st_mtime)
     lines = [f"{path}"]
@@ -68,6 +74,34 @@ def _prepared(found: manifest.Manifest) -> str:
     ):
         lines.append(f"{title}: {sum(reasons.values()):,}")
         lines += [f"  {count:>9,}  {name}" for name, count in sorted(reasons.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _features(found: FeatureFolder) -> str:
+    plan, counts = found.plan, found.counts
+    encoder, (P, E) = plan["encoder"], found.shape
+    lines = [
+        f"prepared features: {found.path}",
+        f"encoder: weights {encoder['weights']}, computed in {encoder['dtype']}",
+        f"pixels: {plan['image_size']}×{plan['image_size']}, {plan['resize']}",
+    ]
+    if plan["augment"] is not None:
+        lines.append(f"augmentation: {json.dumps(plan['augment'])}, seed {plan['seed']}")
+    for name, row in sorted(plan["datasets"].items()):
+        documents = ", ".join(f"{count:,} {split}" for split, count in row["documents"].items())
+        source = row["source"]
+        where = f"{source['name']} {source['path']}".strip()
+        lines.append(
+            f"dataset {name}: {where}; documents: {documents}; frames {row['frames']}, versions "
+            f"{row['versions']}"
+        )
+    lines += [
+        f"{counts['media']:,} media, {counts['versions']:,} versions of them, "
+        f"{counts['frames']:,} frames of bfloat16[{P}, {E}]",
+        f"{found.shards:,} shards, {found.bytes / 1e6:.1f} MB",
+        f"versions without features: {sum(found.bad.values()):,}",
+    ]
+    lines += [f"  {count:>9,}  {name}" for name, count in sorted(found.bad.items())]
     return "\n".join(lines) + "\n"
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import functools
 import importlib.metadata
 import json
 import pathlib
@@ -13,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -32,6 +29,7 @@ from flamingo_jax import (
 )
 from flamingo_jax import config as configs
 from flamingo_jax import report as reports
+from flamingo_jax.data.prepare.job import Job
 from flamingo_jax.sealed import remove_unfinished
 from flamingo_jax.training import peak_rss_gb
 from flamingo_jax.workdir import IDENTITY, Workdir, write_atomically
@@ -69,7 +67,8 @@ def _check(c: Any) -> int:
     for stage in c.stages:
         settings = configs.stage_settings(c, stage)
         settings.steps, settings.eval_batches, settings.eval_every = 1, 1, 0
-    c.checkpoint.every, c.eval.tasks, c.data.cache_features = 1, (), False
+    c.checkpoint.every, c.eval.tasks = 1, ()
+    c.data.cache_features, c.data.features = False, ""  # they would be of other weights
     finished = configs.finish(c)
     with tempfile.TemporaryDirectory(prefix="flamingo-check-") as folder:
         for _ in range(2):  # the second time restores what the first has saved
@@ -309,62 +308,28 @@ def report(workdirs: list[str], markdown: bool = False) -> int:
     return errors.EXIT_OK
 
 
-def prepare(
-    source: str,
-    out: str,
-    path: str = "",
-    files: str = "",
-    option: Sequence[str] = (),
-    workers: int = 1,
-    filters: dict[str, Any] | None = None,
-    **job: Any,
-) -> int:
+def prepare(job: Job, out: str, workers: int = 1) -> int:
     """Makes ArrayRecord shards with a manifest of a source's documents.
 
     Args:
-      source: its name.
+      job: what and how.
       out: the folder of the shards.
-      path: where the source's records are.
-      files: where the files are that they name.
-      option: "name=value" of the source's own options, Python's literals or plain words.
       workers: processes.
-      filters: fields of `prepare.filters.FilterOptions`.
-      job: further fields of `prepare.job.Job`.
     """
-    from flamingo_jax.data.prepare import job as preparing
-    from flamingo_jax.data.prepare.filters import FilterOptions
-    from flamingo_jax.data.sources import SourceSpec
+    from flamingo_jax import preparing
 
-    spec = SourceSpec(source, path, files, options=dict(map(_option, option)))
-    kept = FilterOptions(**{"between": preparing.default_between(spec), **(filters or {})})
-    with contextlib.ExitStack() as stack:
-
-        @functools.cache
-        def bar(total: int) -> progress.Progress:
-            return stack.enter_context(progress.bar("prepare", total, unit="records"))
-
-        stack.enter_context(preemption.watch())
-        try:
-            preparing.prepare(
-                preparing.Job(spec, options=kept, **job),
-                out,
-                workers,
-                lambda done, total, note: bar(total).advance(done, note),
-            )
-        except errors.Preempted as error:
-            raise errors.Preempted(f"stopped; the same command goes on with {out!r}") from error
+    preparing.documents(job, out, workers)
     print(inspection.describe(out), end="")
     return errors.EXIT_OK
 
 
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise errors.InputError(f"--option {text!r} is no NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return name, value  # a plain word
+def prepare_features(out: str, **options: Any) -> int:
+    """Makes a folder of the features of a config's media; see `preparing.features`."""
+    from flamingo_jax import preparing
+
+    preparing.features(out, **options)
+    print(inspection.describe(out), end="")
+    return errors.EXIT_OK
 
 
 def inspect(
@@ -375,7 +340,7 @@ def inspect(
     out: str = "",
     rows: int = samples.ROWS,
 ) -> int:
-    """Prints what a run, a checkpoint or prepared documents hold, without loading them.
+    """Prints what a run, a checkpoint, prepared documents or features hold, without loading them.
 
     With a config instead of a folder: writes the page of its datasets, see `samples.write`.
     """

@@ -48,13 +48,13 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
             return Outcome(restored.params, 0.0, 0.0, finished_before=True)
         # Only now: the rows of later stages are later too, and a finished stage has none to drop.
         for log in ("metrics", "speed", "rejects", "rows"):
-            step = 0 if restored is None else restored.step
+            step = -1 if restored is None else restored.step  # before step 0, too, is measured
             workdir.log(log).truncate_after(c.stages, name, step)
-        frozen, digest = _frozen(run, stage, restored)
+        frozen, digest = frozen_parameters(run, stage, restored)
         first_step = _first_step(stage, restored)
         meta = run.meta | {"frozen": digest, "first_step": first_step}
         settings = configs.stage_settings(c, name)
-        cadence = Settings(settings.log_every, settings.eval_every)
+        cadence = Settings(settings.log_every, settings.eval_every, eval_first=bool(c.init.run))
         if name == "flamingo":
             cadence = dataclasses.replace(cadence, alarm_step=c.alarm.step, alarm_nats=c.alarm.nats)
         loop = StageLoop(stage, cadence, workdir, checkpoints, meta, run.stop)
@@ -133,7 +133,7 @@ def _initial(run: inputs.Run, stage: assemble.Stage) -> Params:
     return unflatten_paths(made | kept)
 
 
-def _frozen(
+def frozen_parameters(
     run: inputs.Run, stage: assemble.Stage, restored: Restored | None
 ) -> tuple[Params, str]:
     """The frozen parameters and their digest: saved once, read again by every later start."""

@@ -28,10 +28,14 @@ RUN_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Cadences of a stage and the plateau's alarm; see config.py."""
+    """Cadences of a stage and the plateau's alarm; see config.py.
+
+    `eval_first` validates before the first step: what another run's parameters begin with.
+    """
 
     log_every: int
     eval_every: int
+    eval_first: bool = False
     alarm_step: int = 0
     alarm_nats: float = 0.0
 
@@ -150,6 +154,8 @@ class StageLoop:
         background.shutdown(wait=False)
         batches = data.train(first)
         update.result()
+        if restored is None and self.settings.eval_first:
+            self._validate(0, state.params, frozen, data.validation)
         ahead: collections.deque[Any] = collections.deque()
         compiled = 0.0
         with self.stop.deferred(), progress.bar(stage.name, stage.steps, first) as bar:

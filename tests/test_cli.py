@@ -11,9 +11,13 @@ import pytest
 
 import flamingo_jax
 from flamingo_jax import __main__ as cli
+from flamingo_jax.data.prepare.filters import FilterOptions
+from flamingo_jax.data.prepare.job import Job
+from flamingo_jax.data.sources import SourceSpec
 from flamingo_jax.errors import InputError, Preempted
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+FURTHER = {"prepare": ["prepare_features"]}  # functions of run.py that a verb calls besides its own
 
 EXPERIMENT = '''
 from flamingo_jax import config
@@ -58,12 +62,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     noted: list[tuple] = []
     fake = types.ModuleType("flamingo_jax.run")
     for verb in cli.VERBS:
+        for name in (verb, *FURTHER.get(verb, ())):
 
-        def note(*args, verb=verb, **options):
-            noted.append((verb, args, options))
-            return 0
+            def note(*args, verb=verb, **options):
+                noted.append((verb, args, options))
+                return 0
 
-        setattr(fake, verb, note)
+            setattr(fake, name, note)
     monkeypatch.setitem(sys.modules, "flamingo_jax.run", fake)
     monkeypatch.setattr(flamingo_jax, "run", fake, raising=False)
     return noted
@@ -157,18 +162,33 @@ def test_prepare_passes_everything_on(calls):
     argv += ["--min-images=2", "--max-images=9", "--eval-images", "a", "b", "--eval-images=c"]
     assert cli.main(argv) == 0
     [(_, args, options)] = calls
-    assert args == ("obelics", "o")
-    assert options == {
-        **{"path": "p", "files": "f", "option": ["min_images=2", "missing=page", "seed=3"]},
-        **{"workers": 3, "split": "validation", "shard_size": 7},
-        "evaluation_images": ("a", "b", "c"),
-        "filters": {
-            **{"min_side": 5, "max_aspect": 2.5, "single_colour": False},
-            **{"min_images": 2, "max_images": 9},
-        },
-    }
+    spec = SourceSpec("obelics", "p", "f", options={"min_images": 2, "missing": "page", "seed": 3})
+    kept = FilterOptions(
+        min_side=5, max_aspect=2.5, single_colour=False, min_images=2, max_images=9
+    )
+    job = Job(spec, "validation", kept, ("a", "b", "c"), shard_size=7)
+    assert (args, options) == ((job, "o", 3), {})
     cli.main(["prepare", "pairs", "--out=o"])  # what was given before is not kept
-    assert calls[-1][2]["option"] == [] and calls[-1][2]["evaluation_images"] == ()
+    job, _, workers = calls[-1][1]
+    assert job == Job(SourceSpec("pairs")) and workers == 1
+
+
+def test_prepare_features_passes_everything_on(calls):
+    argv = ["prepare", "features", "--config=a.py", "--workdir=w", "--out=o", "--shard-size=7"]
+    assert cli.main([*argv, "--config.seed=1"]) == 0
+    [(_, args, options)] = calls
+    assert args == ("o",)
+    assert options == {
+        **{"config_spec": "a.py", "overrides": {"seed": "1"}, "workdir": "w"},
+        **{"stage": "flamingo", "shard_size": 7},
+    }
+
+
+@pytest.mark.parametrize("flag", ["--path=p", "--workers=2", "--min-side=5", "--split=validation"])
+def test_prepare_features_takes_no_flags_of_documents(flag: str, calls, capsys):
+    argv = ["prepare", "features", "--config=a.py", "--workdir=w", "--out=o", flag]
+    assert cli.main(argv) == 2
+    assert flag.partition("=")[0] in capsys.readouterr().err and not calls
 
 
 @pytest.mark.parametrize(
@@ -186,7 +206,7 @@ def test_prepare_passes_everything_on(calls):
         (["prepare", "pairs", "--path=p"], "--out"),
         (["prepare", "pairs", "--out=o", "--workers=0"], "--workers: 0 is not at least 1"),
         (["prepare", "pairs", "--out=o", "--max-aspect=wide"], "--max-aspect"),
-        (["report", "w", "--config.seed=1"], "only train, inspect takes --config.seed"),
+        (["report", "w", "--config.seed=1"], "only train, prepare, inspect takes --config.seed"),
         (["inspect"], "give either DIR or --config=FILE"),
         (["inspect", "w", "--config=a.py"], "give either DIR or --config=FILE"),
         (["inspect", "w", "--config.seed=1"], "belong to --config=FILE"),

@@ -24,7 +24,8 @@ FLOORS = (
     {"training"},
     {"inputs"},
     {"samples", "stages"},
-    {"evaluation"},
+    {"evaluation", "feature_job"},
+    {"preparing"},
     {"__init__", "run"},
     {"__main__"},
 )

@@ -12,11 +12,9 @@ records is taken for the same source: whoever changes its files prepares into an
 
 from __future__ import annotations
 
-import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import multiprocessing
@@ -24,17 +22,15 @@ import os
 import pathlib
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from flamingo_jax.data import sources
 from flamingo_jax.data.document import Source
-from flamingo_jax.data.prepare import duplicates, filters, manifest, writer
-from flamingo_jax.data.readers import codec
+from flamingo_jax.data.prepare import begun, duplicates, filters, manifest, writer
 from flamingo_jax.errors import InputError
 
-LOCK = ".lock"
 BETWEEN = {"mmc4": " "}
 """What a corpus's texts are joined by, where it is no blank line."""
 
@@ -89,30 +85,58 @@ def prepare(
       InputError: if the source or the options are wrong, `out` is in use, was made from others,
         holds other files or cannot be written, or no document is kept.
     """
-    if job.shard_size < 1 or workers < 1:
-        raise InputError(f"shard_size is {job.shard_size}, workers {workers}; both are at least 1")
+    if workers < 1:
+        raise InputError(f"workers is {workers}; it is at least 1")
+    opened = open_job(job, workers)
+    folder = pathlib.Path(out).expanduser()
+    with begun.writable(out):
+        folder.mkdir(parents=True, exist_ok=True)
+        with begun.locked(folder):
+            begun.begin(folder, opened.plan)
+            layout = writer.Layout(folder, len(opened.source), job.shard_size, opened.digest)
+            work = _Work(job, layout, opened.index)
+            made = _shards(work, opened.source, workers, advance)
+            manifest.write(folder / manifest.MANIFEST, begun.make_manifest(opened.plan, made))
+    return manifest.read(folder)
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A job whose source is there.
+
+    Attributes:
+      source: of the documents.
+      index: of the evaluation images, if there are any.
+      plan: what a folder of it is made of.
+      digest: the plan's sha256.
+    """
+
+    source: Source
+    index: duplicates.Index | None
+    plan: dict[str, Any]
+    digest: str
+
+
+def open_job(job: Job, threads: int = 1) -> Opened:
+    """Opens what a job needs, which says at once what is wrong with it.
+
+    Args:
+      job: what and how.
+      threads: that decode evaluation images at once.
+
+    Raises:
+      InputError: if the source or the options are wrong, or the source is empty.
+    """
+    if job.shard_size < 1:
+        raise InputError(f"shard_size is {job.shard_size}; it is at least 1")
     source = sources.open_source(job.source, job.split)
     if not len(source):
         raise InputError(f"the source {job.source.name!r} at {job.source.path!r} has no record")
     index = None
     if job.evaluation_images:
-        index = duplicates.open_index(job.evaluation_images, job.distance, workers)
+        index = duplicates.open_index(job.evaluation_images, job.distance, threads)
     plan = make_plan(job, len(source), index)
-    folder = pathlib.Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
-            _begin(folder, plan)
-            digest = hashlib.sha256(manifest.canonical(plan)).hexdigest()
-            layout = writer.Layout(folder, len(source), job.shard_size, digest)
-            made = _shards(_Work(job, layout, index), source, workers, advance)
-            _finish(folder, plan, made)
-    except OSError as error:
-        raise InputError(
-            f"{out!r} cannot be written ({error}); make room or mend it, and run the same command "
-            "again"
-        ) from error
-    return manifest.read(folder)
+    return Opened(source, index, plan, hashlib.sha256(manifest.canonical(plan)).hexdigest())
 
 
 def make_plan(job: Job, records: int, index: duplicates.Index | None) -> dict[str, Any]:
@@ -160,56 +184,6 @@ def _named(function: Callable[[str], bool] | None) -> str:
 def default_between(source: sources.SourceSpec) -> str:
     """What is put between texts of this source that come to follow each other."""
     return source.options.get("between", BETWEEN.get(source.name, filters.PAPER.between))
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-    """Keeps others from preparing here; the kernel holds the lock, a kill leaves none."""
-    with open(folder / LOCK, "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(
-                f"another process prepares into {str(folder)!r}; wait until it ends, or give "
-                "another --out"
-            ) from error
-        yield
-
-
-def _begin(folder: pathlib.Path, plan: Mapping[str, Any]) -> None:
-    """Writes the plan into an empty folder, or compares it with the one there."""
-    for path in folder.glob(f"{manifest.TEMPORARY}*"):
-        path.unlink(missing_ok=True)
-    path = folder / manifest.PLAN
-    if not path.exists():
-        others = sorted(entry.name for entry in folder.iterdir() if entry.name[0] != ".")
-        if others:
-            raise InputError(
-                f"{str(folder)!r} holds {others[0]!r}, which prepare did not begin; give an empty "
-                "or a new folder"
-            )
-        manifest.write(path, plan)
-        return
-    try:
-        old = json.loads(path.read_bytes())
-        changes = list(_changes(old, plan))
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{str(path)!r} is damaged ({error}); give a new folder") from error
-    for field, before, now in changes:
-        raise InputError(
-            f"{str(folder)!r} was begun with {field}={json.dumps(before)} and is now to have "
-            f"{json.dumps(now)}; set it back, or give another --out"
-        )
-
-
-def _changes(old: Any, new: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted field, before, now) of what differs."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in sorted(old.keys() | new.keys()):
-            inner = f"{field}.{name}" if field else name
-            yield from _changes(old.get(name), new.get(name), inner)
-    elif old != new:
-        yield field or "plan", old, new
 
 
 def _shards(work: _Work, source: Source, workers: int, advance: Advance) -> list[dict[str, Any]]:
@@ -300,48 +274,3 @@ def _make(number: int) -> dict[str, Any]:
 
     options = work.job.options
     return writer.make_shard(worker.source, work.layout, number, options, work.index, check)
-
-
-def _finish(folder: pathlib.Path, plan: Mapping[str, Any], accounts: list[dict[str, Any]]) -> None:
-    """Writes the manifest."""
-    counts, dropped, bad, left_out = (
-        _added(account[name] for account in accounts)
-        for name in ("counts", "dropped", "bad", "left_out")
-    )
-    if not counts["documents"]:
-        reasons = _added((dropped, bad)).most_common(3)
-        most = ", ".join(f"{count} times {reason}" for reason, count in reasons)
-        raise InputError(f"none of {counts['records']} records can be kept: {most}")
-    shards = [
-        {
-            "name": account["name"],
-            "documents": account["counts"]["documents"],
-            "bytes": account["bytes"],
-            "sha256": account["sha256"],
-        }
-        for account in accounts
-    ]
-    content = {
-        "format": manifest.FORMAT,
-        "schema": {
-            "container": "ArrayRecord",
-            "options": writer.OPTIONS,
-            "record": "FLD1",
-            "items": ["text", *codec.KINDS],
-        },
-        "plan": plan,
-        "counts": counts,
-        "bytes": sum(account["bytes"] for account in accounts),
-        "dropped": dropped,
-        "bad": bad,
-        "left_out": left_out,
-        "shards": shards,
-    }
-    manifest.write(folder / manifest.MANIFEST, content)
-
-
-def _added(counts: Iterable[Mapping[str, int]]) -> collections.Counter[str]:
-    total: collections.Counter[str] = collections.Counter()
-    for one in counts:
-        total.update(one)  # keeps zeros, which a sum of counters does not
-    return total

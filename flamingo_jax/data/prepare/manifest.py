@@ -18,6 +18,7 @@ import json
 import os
 import pathlib
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -193,10 +194,10 @@ def sha256_of(path: pathlib.Path) -> str:
 def replaced(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a temporary name beside `path` to write; it becomes `path` when the block has ended.
 
-    A kill leaves the old file or the new one, in its full length on the disk. Several processes
-    may write the same path: each has its own temporary name.
+    A kill leaves the old file or the new one, in its full length on the disk. Several processes,
+    of several machines too, may write the same path: each has its own temporary name.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}")
     try:
         yield temporary
         _sync(temporary)

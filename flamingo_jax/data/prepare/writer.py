@@ -187,14 +187,22 @@ def kept(layout: Layout, number: int) -> dict[str, Any] | None:
     """The account of a shard that is whole and of this plan; None for any other."""
     path = layout.path(number)
     try:
-        written = path.with_suffix(".json").read_bytes()
+        found = read_account(path.with_suffix(".json").read_bytes(), layout, number)
+        if found is None or path.stat().st_size != found["bytes"]:
+            return None
+        return found if manifest.sha256_of(path) == found["sha256"] else None
+    except OSError:
+        return None
+
+
+def read_account(written: bytes, layout: Layout, number: int) -> dict[str, Any] | None:
+    """A shard's account as it was written; None if it is damaged or of another plan."""
+    try:
         found = json.loads(written)
         if written != manifest.canonical(found) or found.pop("check") != _digest(found):
             return None
-        if (found["plan"], found["name"]) != (layout.plan, path.name):
-            return None
-        if path.stat().st_size != found["bytes"] or manifest.sha256_of(path) != found["sha256"]:
+        if (found["plan"], found["name"]) != (layout.plan, layout.path(number).name):
             return None
         return found
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None

@@ -1,0 +1,1 @@
+"""Sources as sets of TensorFlow Datasets, for `tfds build`."""

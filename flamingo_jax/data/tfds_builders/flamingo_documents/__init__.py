@@ -1,0 +1,1 @@
+"""The set flamingo_documents: documents of any source, filtered; TFDS asks for this folder."""
