@@ -46,7 +46,13 @@ def _openmoji(spec: SourceSpec, part: str, split: str, seed: int, image_size: in
 def _folder(spec: SourceSpec, part: str, split: str, seed: int, image_size: int) -> Source:
     from flamingo_jax.data import folder
 
-    return folder.open_folder(spec.path, split, part or "captions")
+    for field in ("files", "options", "validation_path"):
+        if value := getattr(spec, field):
+            raise InputError(
+                f"the source 'folder' has no use for {field}={value!r}; its captions file lies "
+                "beside its pictures, and a field 'split' in it marks the rows for validation"
+            )
+    return folder.open_folder(spec.path, split, part or "captions", spec.held_out)
 
 
 def _corpus(spec: SourceSpec, part: str, split: str, seed: int, image_size: int) -> Source:
