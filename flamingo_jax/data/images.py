@@ -46,6 +46,7 @@ def decode(
     size: int,
     resize: str = "pad",
     background: tuple[int, int, int] = _WHITE,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Decodes a picture and brings it to size × size.
 
@@ -60,9 +61,10 @@ def decode(
         "crop" keeps it and cuts the middle out, "squash" does not keep it; with ":hamming" behind
         it by that filter, which is quicker than bicubic.
       background: what transparent pixels are laid over, 0…255.
+      out: u8[size, size, 3] that may be written into.
 
     Returns:
-      u8[size, size, 3].
+      u8[size, size, 3], `out` where that was used.
 
     Raises:
       BadRecord: for what is no picture, is truncated, missing, or too large.
@@ -75,14 +77,14 @@ def decode(
     encoded = _read(data)
     image = _plain_jpeg(encoded, size, resize)
     if image is not None:
-        return fit(image, size, resize)
+        return fit(image, size, resize, out)
     image = _open(encoded)
     _bound(image.size)
     try:
         image.draft(None, _draft_size(image.size, size, resize))
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
-        return fit(_to_rgb(image, background), size, resize)
+        return fit(_to_rgb(image, background), size, resize, out)
     except BadRecord:
         raise
     except Exception as error:  # decoders raise anything on broken bytes
@@ -140,8 +142,8 @@ def _simplejpeg() -> Any:
     return simplejpeg
 
 
-def fit(image: Image.Image, size: int, resize: str) -> np.ndarray:
-    """Brings an RGB picture to u8[size, size, 3]; see `decode` for `resize`."""
+def fit(image: Image.Image, size: int, resize: str, out: np.ndarray | None = None) -> np.ndarray:
+    """Brings an RGB picture to u8[size, size, 3]; see `decode` for `resize` and `out`."""
     if resize not in RESIZES:
         raise ValueError(f"resize is {resize!r}; one of {', '.join(RESIZES)}")
     policy, colon, name = resize.partition(":")
@@ -158,7 +160,7 @@ def fit(image: Image.Image, size: int, resize: str) -> np.ndarray:
     inner = np.asarray(_scale(image, inner_width, inner_height, by))
     top, left = (size - inner_height) // 2, (size - inner_width) // 2
     rows = slice(top, top + inner_height)
-    padded = np.empty((size, size, 3), np.uint8)
+    padded = np.empty((size, size, 3), np.uint8) if out is None else out
     padded[rows, left : left + inner_width] = inner
     # Whole rows at a time: to add or to fill pixel by pixel takes as long as to decode.
     wide = np.uint16 if inner_height <= 257 else np.uint32  # 257 · 255 is the last that fits

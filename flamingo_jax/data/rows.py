@@ -182,11 +182,12 @@ def show_media(
         elif train and not spec.versions:
             drawn = medium.kind == "clip" or not spec.augment.identity
             rng = generator("fresh", seed, spec.name, index, place) if drawn else None
-            seen = render(medium, spec, rng)
+            seen = render(medium, spec, rng, media[place])
         else:
             seen = render_version(medium, spec, seed, int(version))
         frames[place] = len(seen)
-        media[place, : len(seen)] = seen
+        if not np.may_share_memory(seen, media):  # else it was written there
+            media[place, : len(seen)] = seen
     return frames
 
 
@@ -261,13 +262,19 @@ def controls_of(tokenizer: Tokenizer) -> interleave.Controls:
     return interleave.Controls(tokenizer.bos, tokenizer.eos, tokenizer.eoc, tokenizer.image)
 
 
-def render(medium: Medium, spec: DatasetSpec, rng: np.random.Generator | None) -> np.ndarray:
+def render(
+    medium: Medium,
+    spec: DatasetSpec,
+    rng: np.random.Generator | None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Decodes and augments a medium.
 
     Args:
       medium: an image, or a clip of which frames are taken, `spec.fps` a second.
       spec: sizes and augmentation.
       rng: what augmentation and a clip's beginning are drawn from; None = neither is drawn.
+      out: u8[F, Y, X, 3] that an image without augmentation may be written into.
 
     Returns:
       u8[f, Y, X, 3], f ≤ F valid frames.
@@ -281,7 +288,8 @@ def render(medium: Medium, spec: DatasetSpec, rng: np.random.Generator | None) -
             size, resize = spec.image_size, spec.resize
             pixels = video.frames(medium.data, spec.frames, size, resize, spec.fps, offset)
         else:
-            pixels = images.decode(medium.data, spec.image_size, spec.resize)[None]
+            place = None if out is None or rng is not None else out[0]
+            pixels = images.decode(medium.data, spec.image_size, spec.resize, out=place)[None]
     except BadRecord as error:
         raise BadRecord(error.reason, f"{medium.key}: {error.detail}") from error
     return pixels if rng is None else augment(pixels, spec.augment, rng)
