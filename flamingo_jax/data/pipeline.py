@@ -185,7 +185,7 @@ class _RowReader:
           index: the row's.
           document: the document's.
           laid: what `lay` gives of them.
-          media: zeros that the row's media are written into.
+          media: what the row's media are written into.
 
         Returns:
           The row that is shown, and its media's frames, i32[M].
@@ -203,7 +203,6 @@ class _RowReader:
                     laid, self.spec, self.seed, index, media, self.train, self.features
                 )
             except BadRecord as error:
-                media[:] = 0
                 self.rejects.add(index, attempt, document, error)
                 reasons.add(error.reason)
                 continue

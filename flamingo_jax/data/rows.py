@@ -157,15 +157,15 @@ def show_media(
     train: bool = True,
     features: Features | None = None,
 ) -> np.ndarray:
-    """The other part of `make_row`: writes a row's media into zeros.
+    """The other part of `make_row`: fills an array with a row's media.
 
     Args:
       laid: the row.
       spec: how.
       seed: the run's.
       index: the row's.
-      media: u8[M, F, Y, X, 3] or bf16[M, F, P, E], see `empty_media`; no zeros any more where this
-        raises.
+      media: u8[M, F, Y, X, 3] or bf16[M, F, P, E], see `empty_media`; 0 where there is no medium or
+        frame. Where this raises it holds anything.
       train: are media augmented?
       features: cached features instead of pixels.
 
@@ -188,6 +188,10 @@ def show_media(
         frames[place] = len(seen)
         if not np.may_share_memory(seen, media):  # else it was written there
             media[place, : len(seen)] = seen
+        if len(seen) < spec.frames:
+            media[place, len(seen) :] = 0
+    if len(laid.media) < spec.media:
+        media[len(laid.media) :] = 0
     return frames
 
 
@@ -201,12 +205,12 @@ def _cached(features: Features, key: str, version: int) -> np.ndarray:
 def empty_media(
     spec: DatasetSpec, features: Features | None = None, leading: tuple[int, ...] = ()
 ) -> np.ndarray:
-    """`media` of a row with no medium, with further leading dims."""
+    """An array for the media of a row, with further leading dims; it holds anything yet."""
     side, count = spec.image_size, spec.media
     if features is not None and count:
         shape = (*leading, count, spec.frames, *features.shape)
-        return np.zeros(shape, ml_dtypes.bfloat16)
-    return np.zeros((*leading, count, spec.frames, side, side, 3), np.uint8)
+        return np.empty(shape, ml_dtypes.bfloat16)
+    return np.empty((*leading, count, spec.frames, side, side, 3), np.uint8)
 
 
 def _lay(

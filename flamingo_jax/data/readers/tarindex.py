@@ -107,11 +107,11 @@ class Window:
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on; fewer where the shard ends."""
-        length = max(0, min(length, self.shard.size() - offset))
-        if not length:
-            return b""
         at = offset - self._start
-        if at < 0 or at + length > len(self._held):
+        if at < 0 or length < 0 or at + length > len(self._held):
+            length = max(0, min(length, self.shard.size() - offset))
+            if not length:
+                return b""
             wanted = min(max(length, self._piece), self.shard.size() - offset)
             self._held, self._start, at = self.shard.read(offset, wanted), offset, 0
         return self._held[at : at + length]
