@@ -62,6 +62,7 @@ def losses(folder) -> dict[tuple[int, str, str], float]:
     }
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_pixels(trainer, plain, folder, same, one_device, tmp_path):
     """To the last bit those of features kept in memory; of pixels, but for bf16's rounding.
 

@@ -37,6 +37,7 @@ def losses(rows, kind, name):
     return [row[f"{name}/loss"] for row in rows if wanted.items() <= row.items()]
 
 
+@pytest.mark.slow
 def test_every_role_trains(train):
     flags = ["--config.stages=('flamingo',)", "--config.data.record_rows=True"]
     read = train("tiny", *flags)
