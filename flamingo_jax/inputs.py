@@ -91,7 +91,10 @@ def tokenizer(c: Any, workdir: Workdir) -> tokenizers.Tokenizer:
     if t.kind == "train":
         size = c.data.image_size or c.model.vision.image_size
         spec = data_sources.SourceSpec(t.source, t.path)
-        source = data_sources.open_source(spec, "train", c.seed, size)
+        try:
+            source = data_sources.open_source(spec, "train", c.seed, size)
+        except InputError as error:
+            raise InputError(f"config.tokenizer, learnt on {t.source!r}: {error}") from error
         count = min(len(source), TOKENIZER_TEXTS)
         texts = ("".join(_texts(source, i)) for i in range(count))
         made = tokenizers.train_tokenizer(texts, t.vocab, image=t.image)
