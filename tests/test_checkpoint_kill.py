@@ -61,13 +61,18 @@ def save_until_killed(folder: str, devices: int) -> None:
     step = restored.step if restored else 0
     if restored:
         assert_same((restored.params, restored.opt), host_state(step))
-    print("ready", step, flush=True)
+    tell("ready", step)
     while True:
         step += 1
         params, opt = shard(host_state(step), devices)
         stage.save(step, params, opt, {"text": "x" * 1000})
-        print("whole", step - 1, flush=True)  # as a save waits for the one before
+        tell("whole", step - 1)  # as a save waits for the one before
         update((params, opt))
+
+
+def tell(what: str, number: int) -> None:
+    """Writes a line at once: a saver that is killed leaves no part of one."""
+    os.write(1, f"{what} {number}\n".encode())
 
 
 def fork_savers(folder: str) -> None:
@@ -79,9 +84,9 @@ def fork_savers(folder: str) -> None:
                 save_until_killed(folder, devices=2)
             finally:
                 os._exit(1)
-        print("started", child, flush=True)
+        tell("started", child)
         os.waitpid(child, 0)
-        print("ended", child, flush=True)
+        tell("ended", child)
 
 
 class Savers:
