@@ -15,6 +15,7 @@ import io
 import math
 import pathlib
 import stat
+import threading
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,12 @@ _WHITE = (255, 255, 255)
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its scale if so many times what is wanted are left: with
 # less, a last step of resizing is too short to hide what is sharper than the filter's own result.
 _LEFT = 4 / 3
-# Segments of JPEGs without a word on colours or turning: APP0, COM, DQT, DHT, SOF0…2, DRI, SOS.
-_PLAIN = frozenset((0xE0, 0xFE, 0xDB, 0xC4, 0xC0, 0xC1, 0xC2, 0xDD, 0xDA))
+# Segments of JPEGs without a word on colours or turning: SOF0…2, APP0, COM, DQT, DHT, DRI, SOS.
+_FRAMES = frozenset((0xC0, 0xC1, 0xC2))
+_PLAIN = _FRAMES | frozenset((0xE0, 0xFE, 0xDB, 0xC4, 0xDD, 0xDA))
 _LEAST = 8  # pixels a side: from there on simplejpeg's scales cannot be mistaken for each other
+_MAX_SCRATCH = 1 << 22  # bytes that a thread keeps
+_held = threading.local()
 
 
 def decode(
@@ -97,33 +101,57 @@ def _plain_jpeg(encoded: bytes, size: int, resize: str) -> Image.Image | None:
     The pixels are Pillow's, and no picture is used that Pillow would not use.
     """
     fast = _simplejpeg()
-    if fast is None or not _has_no_metadata(encoded):
+    if fast is None:
         return None
+    stored = _plain_size(encoded)
+    if stored is None or min(stored) < _LEAST:
+        return None
+    _bound(stored)
+    scale = _scale_of(stored, _draft_size(stored, size, resize))
+    width, height = -(-stored[0] // scale), -(-stored[1] // scale)
+    # Four bytes a pixel, as Pillow holds them: from three it would have to spread them out.
+    least = {"min_height": height, "min_width": width, "buffer": _scratch(height * width * 4)}
     try:
-        height, width, colours, _ = fast.decode_jpeg_header(encoded)
-        _bound((width, height))
-        if colours != "YCbCr" or min(width, height) < _LEAST:
-            return None
-        scale = _scale_of((width, height), _draft_size((width, height), size, resize))
-        least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
-        return Image.fromarray(fast.decode_jpeg(encoded, "RGB", **least))
+        pixels = fast.decode_jpeg(encoded, "RGBX", **least)
     except ValueError:  # of libjpeg's warnings, too, after which a picture may be whole
         return None
+    return Image.frombytes("RGB", (pixels.shape[1], pixels.shape[0]), pixels, "raw", "RGBX")
 
 
-def _has_no_metadata(encoded: bytes) -> bool:
-    """Is this a JPEG with no segments before its pixels but tables, JFIF's and a frame's header?"""
-    at = 2
+def _scratch(size: int) -> bytearray | None:
+    """This thread's memory for pixels that are copied at once; None for more than is to be kept.
+
+    What was written a picture ago is still in the processor's caches.
+    """
+    if size > _MAX_SCRATCH:
+        return None
+    held: bytearray | None = getattr(_held, "scratch", None)
+    if held is None or len(held) < size:
+        held = _held.scratch = bytearray(size)
+    return held
+
+
+def _plain_size(encoded: bytes) -> tuple[int, int] | None:
+    """The (X, Y) of a JPEG in YCbCr that has no segments before its pixels but plain ones.
+
+    None for all else. Colours numbered 1, 2, 3 are YCbCr, with JFIF's segment or without it, unless
+    Adobe's says otherwise, which is not among the plain (libjpeg's `default_decompress_parms`).
+    """
+    at, size = 2, None
     if encoded[:at] != b"\xff\xd8":
-        return False
+        return None
     for _ in range(32):  # a handful, in most files
-        head = encoded[at : at + 4]
+        head = encoded[at : at + 19]
         if len(head) < 4 or head[0] != 0xFF or head[1] not in _PLAIN:
-            return False
+            return None
         if head[1] == 0xDA:
-            return True
-        at += 2 + int.from_bytes(head[2:])
-    return False
+            return size
+        if head[1] in _FRAMES:
+            if size or head[9:11] + head[13:14] + head[16:17] != b"\x03\x01\x02\x03":
+                return None
+            size = int.from_bytes(head[7:9]), int.from_bytes(head[5:7])
+        at += 2 + int.from_bytes(head[2:4])
+    return None
 
 
 def _scale_of(stored: tuple[int, int], least: tuple[int, int]) -> int:

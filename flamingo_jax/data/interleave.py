@@ -248,16 +248,16 @@ def row(
     start, stop = _window(strip, len(controls.image), length, draw)
     inside = [place for place, (s, _) in enumerate(strip.media, start=1) if start <= s < stop]
     kept = inside[:images]
-    renumber = np.zeros(len(strip.media) + 1, np.int32)
-    renumber[kept] = np.arange(1, len(kept) + 1)
+    number = dict.fromkeys(range(len(strip.media) + 1), 0)
+    number |= {place: new for new, place in enumerate(kept, start=1)}
 
+    # Lists are laid into zeros: for arrays NumPy lets another thread run, and waits for its turn.
     count = stop - start
     tokens = np.zeros(length, np.int32)
     tokens[:count] = strip.tokens[start:stop]
-    positions = np.full(length, -1, np.int32)
-    positions[:count] = np.arange(count)
+    positions = np.array([*range(count), *[-1] * (length - count)], np.int32)
     media_of_token = np.zeros(length, np.int32)
-    media_of_token[:count] = renumber[strip.owners[start:stop]]
+    media_of_token[:count] = [number[place] for place in strip.owners[start:stop]]
     loss_mask = np.zeros(length, np.float32)
     loss_mask[:count] = strip.targets[start:stop]
     if not rules.loss_before_media:

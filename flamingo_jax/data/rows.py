@@ -92,7 +92,7 @@ class Laid(NamedTuple):
 
     row: interleave.Row
     media: list[Medium]
-    versions: np.ndarray
+    versions: list[int]
 
 
 def make_row(
@@ -142,9 +142,9 @@ def lay_row(
     """The part of `make_row` that opens no media; arguments and errors as there."""
     rng = generator("row", seed, spec.name, index)
     row, shown = _lay(document, spec, tokenizer, rng, train)
-    versions = np.full(len(shown), CLEAN)
+    versions = [CLEAN] * len(shown)
     if train and spec.versions:
-        versions = rng.integers(spec.versions, size=len(shown))
+        versions = rng.integers(spec.versions, size=len(shown)).tolist()
     return Laid(row, shown, versions)
 
 
@@ -176,17 +176,18 @@ def show_media(
       BadRecord: if a medium cannot be decoded, or has no cached features.
     """
     frames = np.zeros(spec.media, np.int32)
+    whole = media if media.base is None else media.base
     for place, (medium, version) in enumerate(zip(laid.media, laid.versions, strict=True)):
         if features is not None:
-            seen = _cached(features, medium.key, int(version))
+            seen = _cached(features, medium.key, version)
         elif train and not spec.versions:
             drawn = medium.kind == "clip" or not spec.augment.identity
             rng = generator("fresh", seed, spec.name, index, place) if drawn else None
             seen = render(medium, spec, rng, media[place])
         else:
-            seen = render_version(medium, spec, seed, int(version))
+            seen = render_version(medium, spec, seed, version)
         frames[place] = len(seen)
-        if not np.may_share_memory(seen, media):  # else it was written there
+        if seen.base is not whole:  # else it was written there
             media[place, : len(seen)] = seen
         if len(seen) < spec.frames:
             media[place, len(seen) :] = 0
@@ -221,7 +222,7 @@ def _lay(
     train: bool,
 ) -> tuple[interleave.Row, list[Medium]]:
     """The row's tokens and the media it shows."""
-    draw_next, draw_space, draw_window = rng.random(3)
+    draw_next, draw_space, draw_window = rng.random(), rng.random(), rng.random()
     media = [item for item in document.items if isinstance(item, Medium)]
     controls = controls_of(tokenizer)
     if spec.layout == "page":

@@ -20,12 +20,15 @@ def flip_a_byte(folder: pathlib.Path) -> None:
     file.write_bytes(content)
 
 
-def test_killed_at_several_moments(trainer, undisturbed, same, folder):
-    lives = [
-        ("metrics.jsonl:1", 0),  # before anything was saved, in the middle of a row
-        ("save:2", 0),  # while step 6 is being written
-        ("rows.jsonl:8", 3),  # in the middle of a step, when step 6 has long been written
-    ]
+LIVES = [
+    ("metrics.jsonl:1", 0),  # before anything was saved, in the middle of a row
+    ("save:2", 0),  # while step 6 is being written
+    ("rows.jsonl:8", 3),  # in the middle of a step, when step 6 has long been written
+]
+
+
+@pytest.mark.parametrize("lives", [LIVES[1:], pytest.param(LIVES, marks=pytest.mark.slow)])
+def test_killed_at_several_moments(lives, trainer, undisturbed, same, folder):
     for die, at_least in lives:
         done = trainer.process(folder.path, die=die)
         assert done.code == KILLED, done.err

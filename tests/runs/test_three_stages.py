@@ -5,8 +5,9 @@ import signal
 
 import pytest
 
+pytestmark = pytest.mark.slow  # three stages take long before anything is tested
 
-@pytest.mark.slow
+
 def test_killed_in_each_of_three_stages(trainer, three_stages, same, folder):
     for die, stage in (
         ("metrics.jsonl:2", "language"),
