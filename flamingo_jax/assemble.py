@@ -35,6 +35,7 @@ from flamingo_jax.shapes import Array, Batch, Params, flatten_paths, unflatten_p
 from flamingo_jax.train import losses
 from flamingo_jax.train import optimizer as opt
 from flamingo_jax.train import step as steps
+from flamingo_jax.train.parts import gradient
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Stage:
       graph: the model's NNX graph definition; `nnx.merge(graph, params)` is the model.
       make: seed → the model with its initial values.
       abstract: ShapeDtypeStructs of all parameters, the canonical tree, in f32.
+      heads: of the attentions, by path: `sharding.remarks(abstract, mesh, heads)`.
       trainable, frozen: abstract trees with shardings; frozen is in the compute dtype.
       state, state_shardings: abstract train state and its shardings.
       tx: the optimizer.
@@ -71,6 +73,7 @@ class Stage:
     graph: Any
     make: Callable[[int], nnx.Module]
     abstract: Params
+    heads: sharding.Heads
     trainable: Params
     frozen: Params
     state: steps.TrainState
@@ -92,7 +95,8 @@ class Stage:
 
     def initial(self, seed: int, paths: set[str], dtype: Any = jnp.float32) -> Params:
         """Initial values of the parameters at `paths`, made sharded, the same on every mesh."""
-        shardings = flatten_paths(sharding.param_shardings(self.abstract, self.mesh))
+        placed = sharding.param_shardings(self.abstract, self.mesh, self.heads)
+        shardings = flatten_paths(placed)
 
         def make() -> dict[str, Array]:
             flat = flatten_paths(nnx.to_pure_dict(nnx.state(self.make(seed))))
@@ -159,6 +163,7 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         attend=x.attend,
         project=x.project,
         remat=m.remat,
+        loss_chunk=m.loss_chunk,
         unroll=m.unroll,
         dtype=m.dtype,
         vision_dtype=m.vision.dtype,
@@ -273,6 +278,7 @@ class _Kind:
 def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
     if name == "contrastive":
         both = contrastive_config(c, vocabulary)
+        both = dataclasses.replace(both, vision=_computed_on(mesh, both.vision))
         return _Kind(
             lambda seed: Contrastive(both, rngs=nnx.Rngs(params=seed)),
             losses.contrastive_loss,
@@ -280,16 +286,25 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
             ("",),
         )
     whole = flamingo_config(c, vocabulary)
+    if whole.vision is not None:
+        whole = dataclasses.replace(whole, vision=_computed_on(mesh, whole.vision))
     if name == "language":
         language = dataclasses.replace(whole.language, new_tokens=0)
-        whole = FlamingoConfig(language, remat=whole.remat, unroll=whole.unroll, dtype=whole.dtype)
-    constrain = sharding.constrain_rows(mesh)
+        kept = {name: getattr(whole, name) for name in ("remat", "loss_chunk", "unroll", "dtype")}
+        whole = FlamingoConfig(language, **kept)
+    layout = sharding.Layout(mesh, c.mesh.sequence)
     return _Kind(
-        lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), constrain=constrain),
+        lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), layout=layout),
         losses.text_loss,
         losses.text_measure,
         ("",) if name == "language" else _patterns(c),
     )
+
+
+def _computed_on(mesh: Mesh, vision: VisionConfig) -> VisionConfig:
+    """The encoder as the mesh's devices compute it best, which need not be this process's own."""
+    split = mesh.devices.flat[0].platform == "cpu"
+    return dataclasses.replace(vision, nfnet=dataclasses.replace(vision.nfnet, split_groups=split))
 
 
 def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
@@ -303,14 +318,16 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
     trainable = unflatten_paths({p: flat[p] for p in sorted(trained)})
     frozen = unflatten_paths({p: jax.ShapeDtypeStruct(flat[p].shape, dtype) for p in sorted(fixed)})
     datasets = dataset_specs(c, name)
-    for dataset in datasets.values():
-        sharding.check_batch(dataset.name, dataset.batch, mesh)
     settings = configs.stage_settings(c, name)
+    parts = {row: settings.datasets[row].micro_batches for row in datasets}
+    for row, dataset in datasets.items():
+        sharding.check_batch(row, dataset.batch, mesh, parts[row])
     spec = optimizer_spec(c, name)
     tx = opt.make(spec, settings.steps)
     whole = sharding.replicated(mesh)
-    shardings = sharding.param_shardings(trainable, mesh)
-    frozen_shardings = sharding.param_shardings(frozen, mesh)
+    heads = head_counts(c)
+    shardings = sharding.param_shardings(trainable, mesh, heads)
+    frozen_shardings = sharding.param_shardings(frozen, mesh, heads)
     state, state_shardings = steps.state_shardings(trainable, tx, shardings, whole)
     weights = {row: settings.datasets[row].weight for row in datasets}
     update = steps.train_step(
@@ -319,6 +336,12 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
         opt.schedule(spec, settings.steps),
         c.seed,
         losses.gates,
+        lambda row, loss_fn: gradient(
+            loss_fn,
+            parts[row],
+            functools.partial(sharding.split_rows, mesh=mesh),
+            functools.partial(jax.lax.with_sharding_constraint, shardings=shardings),
+        ),
     )
     measured = [row for row in datasets if settings.datasets[row].validation]
     measures = {row: functools.partial(kind.measure, graph) for row in measured}
@@ -330,6 +353,7 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
         graph=graph,
         make=kind.make,
         abstract=abstract,
+        heads=heads,
         trainable=sharding.with_shardings(trainable, shardings),
         frozen=sharding.with_shardings(frozen, frozen_shardings),
         state=sharding.with_shardings(state, state_shardings),
@@ -340,14 +364,28 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
             donate_argnums=0,
             in_shardings=(state_shardings, frozen_shardings, rows),
             out_shardings=(state_shardings, whole),
+            compiler_options=sharding.compiler_options(mesh),
         ),
         evaluate=jax.jit(
             steps.eval_step(measures),
             in_shardings=(shardings, frozen_shardings, rows),
             out_shardings=whole,
+            compiler_options=sharding.compiler_options(mesh),
         ),
         datasets=datasets,
         weights=weights,
+    )
+
+
+def head_counts(c: Any) -> sharding.Heads:
+    """How many heads the attentions of the config's models have, by path."""
+    m = c.model
+    return (
+        (r"^language/.*/(key|value)/", m.language.kv_heads or m.language.heads),
+        (r"^language/", m.language.heads),
+        (r"^xattn/", m.xattn.heads),
+        (r"^resampler/", m.resampler.heads),
+        (r"^text/", m.text.heads),
     )
 
 

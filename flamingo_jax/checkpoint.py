@@ -45,9 +45,9 @@ def list_steps(folder: str | pathlib.Path) -> list[int]:
 class StageCheckpoints:
     """Writes and restores the steps of one stage; every process makes one and calls it alike.
 
-    The newest `keep` steps stay, and thereby a finished stage's last one. A damaged step is moved
-    to STEP.damaged when a restore passes over it: nothing is lost that might be wanted, and its
-    number is free to be saved again.
+    The newest `keep` steps stay, and thereby a finished stage's last one, and one in every
+    `keep_every`. A damaged step is moved to STEP.damaged when a restore passes over it: nothing is
+    lost that might be wanted, and its number is free to be saved again.
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class StageCheckpoints:
         *,
         keep: int,
         every: int,
+        keep_every: int = 0,
         report: Report | None = None,
     ):
         """Opens `folder`, which is made where it does not exist, and clears up after killed saves.
@@ -64,19 +65,25 @@ class StageCheckpoints:
           folder: WORKDIR/checkpoints/STAGE; its last part is the stage's name.
           keep: how many steps stay, at least 1. While one is saved there is one more.
           every: steps between saves that are not forced; 0 = only forced ones.
+          keep_every: saved steps that are multiples of it stay for ever; 0 = none.
           report: is told of damaged steps.
 
         Raises:
-          InputError: if `keep` or `every` makes no sense.
+          InputError: if `keep`, `every` or `keep_every` makes no sense.
         """
         if keep < 1 or every < 0:
             raise InputError(
                 f"checkpoint.keep={keep} and checkpoint.every={every}: keep at least 1 step, and "
                 "save every so many steps, or 0 for only at the end"
             )
+        if keep_every < 0 or (every and keep_every % every):
+            raise InputError(
+                f"checkpoint.keep_every={keep_every} is no multiple of checkpoint.every={every}: "
+                "no step, or only some of them, would be kept; 0 keeps none for ever"
+            )
         self.folder = pathlib.Path(folder).absolute()
         self.stage = self.folder.name
-        self._keep, self._every = keep, every
+        self._keep, self._every, self._keep_every = keep, every, keep_every
         self._report = report or (lambda step, text: None)
         if is_primary():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -176,8 +183,10 @@ class StageCheckpoints:
                     "start again: the run goes on from its newest step"
                 ) from error
             raise
-        while len(self._steps) > self._keep:
-            self._remove(self._steps.pop(0))
+        for step in self._steps[: -self._keep]:
+            if not self._keep_every or step % self._keep_every:
+                self._steps.remove(step)
+                self._remove(step)
 
     def close(self) -> None:
         """Waits for everything, and ends the threads."""

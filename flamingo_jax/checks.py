@@ -17,7 +17,7 @@ _CHOICES = {
     "tokenizer.kind": ("bytes", "sentencepiece", "tokenizers", "saved", "train"),
     "tokenizer.image": ("new", "text"),
     "model.dtype": ("float32", "bfloat16"),
-    "model.remat": ("none", "full", "dots"),
+    "model.remat": ("none", "dots", "attention", "full"),
     "model.language.norm": ("rms", "layer"),
     "model.language.positions": ("xl", "rotary"),
     "model.vision.dtype": ("float32", "bfloat16"),
@@ -26,6 +26,7 @@ _CHOICES = {
     "data.resize": ("pad", "crop", "squash", "pad:hamming", "crop:hamming", "squash:hamming"),
     "eval.split": ("test", "validation"),
 }
+_NOT_NEGATIVE = ("model.loss_chunk",)
 _POSITIVE = ("model.vision.image_size", "checkpoint.every", "checkpoint.keep", "eval.batch")
 _STAGE_POSITIVE = ("steps", "log_every", "eval_batches")
 
@@ -68,6 +69,11 @@ def check(c: Config, dataset_fields: set[str]) -> None:
             )
         for name, row in settings.datasets.items():
             _check_dataset(f"config.{where}.datasets.{name}", row, dataset_fields)
+            if stage == "contrastive" and row.micro_batches > 1:
+                raise InputError(
+                    f"config.{where}.datasets.{name}.micro_batches is {row.micro_batches}; the "
+                    "contrastive loss couples all rows of a batch, so it must be 1"
+                )
             if row.layout == "contrastive" and row.length > c.model.text.max_length:
                 raise InputError(
                     f"config.{where}.datasets.{name}.length={row.length} is more than "
@@ -90,6 +96,9 @@ def _check_fields(c: Config) -> None:
     for field in _POSITIVE:
         if _get(c, field) < 1:
             raise InputError(f"config.{field} is {_get(c, field)}; at least 1")
+    for field in _NOT_NEGATIVE:
+        if _get(c, field) < 0:
+            raise InputError(f"config.{field} is {_get(c, field)}; at least 0")
 
 
 def _check_model(m: Config) -> None:
@@ -117,7 +126,7 @@ def _check_dataset(where: str, row: Config, fields: set[str]) -> None:
         raise InputError(f"{where} has no field {unknown[0]!r}; make rows with config.dataset(…)")
     if row.layout not in LAYOUTS:
         raise InputError(f"{where}.layout is {row.layout!r}; one of {', '.join(LAYOUTS)}")
-    for field in ("batch", "length", "images", "frames"):
+    for field in ("batch", "micro_batches", "length", "images", "frames"):
         if row[field] < 1:
             raise InputError(f"{where}.{field} is {row[field]}; at least 1")
     for field in ("p_next", "leading_space"):

@@ -36,6 +36,9 @@ def dataset(**fields: Any) -> Config:
     c.layout = "pair"  # page | pair | clip | text | contrastive
     c.weight = 1.0  # λ of Flamingo eq. (2): what the dataset's loss is multiplied by
     c.batch = 8  # B, over all hosts
+    # Parts that the batch's gradient is summed over, one after the other: the same gradient with
+    # the activations of one part (not in the contrastive stage, whose loss couples rows).
+    c.micro_batches = 1
     c.length = 32  # T, tokens of a row
     c.images = 1  # M, at most so many media a row; those beyond are dropped with their text kept
     c.frames = 1  # F, frames of a medium
@@ -62,6 +65,7 @@ def _stage() -> Config:
     c.log_every = 10  # steps between rows of metrics.jsonl
     c.eval_every = 0  # steps between validations; 0 = only at the end
     c.eval_batches = 4  # batches of each dataset a validation takes
+    c.most_skipped = 50  # the run ends after so many steps in a row that were not taken; 0 = never
     c.datasets = ConfigDict()
     c.optimizer = ConfigDict()
     c.optimizer.lr = 1e-4
@@ -82,6 +86,9 @@ def _stage() -> Config:
         "constant"  # constant | cosine | linear, after the warm-up, down to `end`
     )
     c.optimizer.end = 0.0  # the schedule's last value as a share of lr
+    # A step is not taken if its gradient's norm is not finite or, with a factor above 0, more than
+    # so many times the running mean of those before.
+    c.optimizer.skip_above = 0.0
     c.optimizer.multipliers = ()  # (regex, factor) pairs: those paths' updates times the factor
     return c
 
@@ -108,7 +115,16 @@ def _language() -> Config:
 def _model() -> Config:
     c: Config = ConfigDict()
     c.dtype = "bfloat16"  # of activations and frozen weights; trained weights are f32
-    c.remat = "full"  # none | full | dots: what a scanned group recomputes in its backward
+    # What is kept of the forward for the backward, D wide and a token if nothing else is said:
+    # none       everything
+    # dots       the results of products with weights (9 of a block): norms, scores are made again
+    # attention  queries, keys, values, the stream before and after attention (5 of a block)
+    # full       the stream before each layer (1): all is computed twice, a layer at a time
+    c.remat = "full"
+    # Tokens of a row whose logits exist at a time, f32[B, tokens, V]; 0 = all. A fourth of a page's
+    # 256: some thousand rows of the head's product on a device at usual batches, of which more gain
+    # nothing; captions (at most 64 tokens in the paper) stay whole.
+    c.loss_chunk = 64
     c.unroll = False  # groups one after another in the program: faster for a few small ones
     c.language = _language()
     c.vision = ConfigDict()
@@ -219,11 +235,18 @@ def base() -> Config:
     c.mesh.replica = 1
     c.mesh.fsdp = -1
     c.mesh.tensor = 1
+    c.mesh.slices = 1  # groups of chips with a fast network of their own; they must divide replica
+    c.mesh.sequence = True  # with tensor > 1, tokens too are split over it, between the layers
 
+    c.hang_seconds = 1_800.0  # of a step, save or validation batch: the process ends; 0 = never
     c.checkpoint = ConfigDict()
     c.checkpoint.every = 1_000
     c.checkpoint.keep = 2  # the newest so many steps of a stage; its last one always stays
+    c.checkpoint.keep_every = 0  # and for ever those that are multiples of it; 0 = none
     c.checkpoint.min_free_gb = 0.0  # refuse to start with less; 0 = thrice the state's own size
+
+    c.log = ConfigDict()
+    c.log.wandb = ""  # a project of Weights & Biases (the extra `wandb`); "" = none
 
     c.eval = ConfigDict()
     c.eval.tasks = ()  # names of eval/tasks, run when the last stage ends

@@ -24,7 +24,9 @@ from flamingo_jax.data.rows import CLEAN, DatasetSpec, Features, enumerate_media
 from flamingo_jax.errors import InputError
 from flamingo_jax.preemption import StopRequest
 from flamingo_jax.shapes import Params, flatten_paths
+from flamingo_jax.tracking import Tracker
 from flamingo_jax.training import Feeds
+from flamingo_jax.watchdog import Watchdog
 from flamingo_jax.workdir import Workdir
 
 TOKENIZER_TEXTS = 3_000
@@ -51,6 +53,9 @@ class Run:
       mesh: the devices.
       meta: recorded with every checkpoint.
       stop: tells when to save and leave.
+      tracker: is sent the rows of metrics and speed.
+      profile: steps [first, end) of each stage to be traced.
+      dog: watches the loops.
       assembled: the stages made so far.
       opened: {(stage, split): its sources}, as far as they have been opened.
     """
@@ -61,6 +66,9 @@ class Run:
     mesh: jax.sharding.Mesh
     meta: dict[str, Any]
     stop: StopRequest
+    tracker: Tracker = dataclasses.field(default_factory=Tracker)
+    profile: tuple[int, int] = (0, 0)
+    dog: Watchdog = dataclasses.field(default_factory=lambda: Watchdog(0))
     assembled: dict[str, assemble.Stage] = dataclasses.field(default_factory=dict)
     opened: dict[tuple[str, str], dict[str, Source]] = dataclasses.field(default_factory=dict)
 

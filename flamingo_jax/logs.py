@@ -1,19 +1,27 @@
-"""The JSON-lines files that a resumed run continues, and TensorBoard's curves.
+"""The JSON-lines files that a resumed run continues, TensorBoard's curves, each process's own log.
 
-They are written by the first process of a run only; on the others nothing happens.
+The first two are written by the first process of a run only; on the others nothing happens.
 """
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import json
+import logging
 import os
 import pathlib
+import socket
 import struct
+import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
-from flamingo_jax.errors import InputError
+import jax
+
+from flamingo_jax import progress
+from flamingo_jax.errors import InputError, Preempted
 from flamingo_jax.processes import is_primary
 
 
@@ -174,6 +182,75 @@ class Scalars:
         checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
         self._file.write(length + checks[0] + data + checks[1])
         self._file.flush()
+
+
+@contextlib.contextmanager
+def process_log(folder: str | pathlib.Path) -> Iterator[IO[str]]:
+    """FOLDER/process-I.log: what process I says, its and its libraries' warnings, how it ended.
+
+    A later start appends. The stack of a crash in native code goes there, too.
+
+    Yields:
+      The open file.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    path = pathlib.Path(folder) / f"process-{jax.process_index()}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        again = path.exists() and path.stat().st_size > 0
+        file = open(path, "a", encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); give a folder that you may write to"
+        ) from error
+    with file, contextlib.ExitStack() as stack:
+        _attach(file, stack)
+        who = f"process {jax.process_index()} of {jax.process_count()}"
+        where = f"on {socket.gethostname()}, process id {os.getpid()}"
+        progress.LOGGER.info("%s: %s %s", "started again" if again else "started", who, where)
+        if not faulthandler.is_enabled():
+            faulthandler.enable(file)
+            stack.callback(faulthandler.disable)
+        try:
+            yield file
+        except (InputError, Preempted) as error:
+            progress.LOGGER.error("ended: %s", error)
+            raise
+        except BaseException:
+            progress.LOGGER.exception("ended by an error")
+            raise
+        progress.LOGGER.info("ended")
+
+
+def _attach(file: IO[str], stack: contextlib.ExitStack) -> None:
+    """Leads our lines and everybody's warnings to a file, until the stack unwinds."""
+    root, own = logging.getLogger(), progress.LOGGER
+    lines = logging.StreamHandler(file)
+    form = "%(asctime)s.%(msecs)03d %(levelname)s %(message)s"
+    lines.setFormatter(logging.Formatter(form, "%Y-%m-%d %H:%M:%S"))
+    on_terminal = [h for h in root.handlers if getattr(h, "stream", None) is sys.stderr]
+    if not progress.speaks():
+        for handler in on_terminal:
+            stack.callback(handler.setLevel, handler.level)
+            handler.setLevel(logging.CRITICAL + 1)
+    elif not root.handlers:
+        # Where there is none at all, Python shows others' warnings on the terminal.
+        terminal = logging.StreamHandler()
+        terminal.setLevel(logging.WARNING)
+        root.addHandler(terminal)
+        stack.callback(root.removeHandler, terminal)
+    for logger in (root, own):
+        logger.addHandler(lines)
+        stack.callback(logger.removeHandler, lines)
+    # Our lines are said by `progress`: another library's handler would say them again.
+    stack.callback(setattr, own, "propagate", own.propagate)
+    stack.callback(own.setLevel, own.level)
+    own.propagate = False
+    own.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    stack.callback(logging.captureWarnings, False)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -73,7 +73,8 @@ def _encoder(c: Any, workdir: Workdir, name: str) -> tuple[inputs.Run, Any, Any]
     workdir.check_writable()
     with workdir.lock():
         _check_finished(c, workdir, name)
-        mesh = sharding.make_mesh(c.mesh.replica, c.mesh.fsdp, c.mesh.tensor)
+        m = c.mesh
+        mesh = sharding.make_mesh(m.replica, m.fsdp, m.tensor, slices=m.slices)
         tokenizer = inputs.tokenizer(c, workdir)
         run = inputs.Run(c, workdir, tokenizer, mesh, {}, preemption.StopRequest())
         stage = run.assemble(name)

@@ -1,14 +1,25 @@
-"""Progress: a bar with rate and time left on a terminal, plain lines where there is none."""
+"""Progress: a bar with rate and time left on a terminal, plain lines where there is none.
+
+Of several processes one speaks; what each would say goes to its own log (`logs.process_log`).
+"""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
 PLAIN_SECONDS = 15.0
 """Least time between two plain lines."""
+
+LOGGER = logging.getLogger("flamingo_jax")
+"""Gets every line that is said; it goes nowhere until a log is opened."""
+
+_speaking = threading.Event()
+_speaking.set()
 
 
 class Progress:
@@ -25,7 +36,10 @@ class Progress:
         now = time.monotonic()
         if done >= self.total or now - self._spoke >= PLAIN_SECONDS:
             self._spoke = now
-            say(self._line(now, note))
+            self._tell(self._line(now, note))
+
+    def _tell(self, line: str) -> None:
+        say(line)
 
     def _line(self, now: float, note: str) -> str:
         seconds = max(now - self._begin, 1e-9)
@@ -56,10 +70,13 @@ class _Bar(Progress):
         self._rich.start()
 
     def advance(self, done: int, note: str = "") -> None:
-        self.done = done
+        super().advance(done, note)
         seconds = max(time.monotonic() - self._begin, 1e-9)
         rate = f"{(done - self._first) / seconds:.1f} {self.unit}/s"
         self._rich.update(self._task, completed=done, note=note, rate=rate)
+
+    def _tell(self, line: str) -> None:
+        LOGGER.info(line)
 
     def stop(self) -> None:
         """Leaves the bar as it stands."""
@@ -69,7 +86,7 @@ class _Bar(Progress):
 @contextlib.contextmanager
 def bar(title: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[Progress]:
     """A progress bar on a terminal, a line every 15 seconds elsewhere."""
-    if not sys.stderr.isatty():
+    if not (_speaking.is_set() and sys.stderr.isatty()):
         yield Progress(title, total, done, unit)
         return
     drawn = _Bar(title, total, done, unit)
@@ -80,8 +97,20 @@ def bar(title: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[
 
 
 def say(line: str) -> None:
-    """One line for whoever watches, at once."""
-    print(line, file=sys.stderr, flush=True)
+    """One line for whoever watches, at once, and for the log."""
+    LOGGER.info(line)
+    if _speaking.is_set():
+        print(line, file=sys.stderr, flush=True)
+
+
+def speak(aloud: bool) -> None:
+    """Whether this process is the one that speaks; each does until told otherwise."""
+    (_speaking.set if aloud else _speaking.clear)()
+
+
+def speaks() -> bool:
+    """Whether this process is the one that speaks."""
+    return _speaking.is_set()
 
 
 def clock(seconds: float) -> str:

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import pathlib
 import shutil
-import subprocess
+import socket
 import sys
 import tempfile
-import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 
 from flamingo_jax import (
-    assemble,
+    agreement,
+    distributed,
     errors,
     evaluation,
+    facts,
     inputs,
     inspection,
+    logs,
     preemption,
+    processes,
+    profiling,
     progress,
     samples,
     sharding,
     stages,
+    tracking,
+    watchdog,
 )
 from flamingo_jax import config as configs
 from flamingo_jax import report as reports
 from flamingo_jax.data.prepare.job import Job
 from flamingo_jax.sealed import remove_unfinished
-from flamingo_jax.training import peak_rss_gb
 from flamingo_jax.workdir import IDENTITY, Workdir, write_atomically
 
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml-collections", "numpy")
+_Result = TypeVar("_Result")
 IDENTITY_OF_DATASET = ("layout", "batch", "length", "images", "frames")
 
 
@@ -43,6 +48,8 @@ def train(
     overrides: dict[str, str] | None = None,
     workdir: str = "",
     check: bool = False,
+    membership: distributed.Membership | None = None,
+    profile: str = "",
 ) -> int:
     """Trains the config's stages in a workdir, resuming wherever it stands; returns the exit code.
 
@@ -51,81 +58,117 @@ def train(
       overrides: {"train.steps": "10"}.
       workdir: the run's folder.
       check: one batch, one step, one save, one restore of each stage, in a folder that is removed.
+      membership: this process's place in a job of several, see `distributed.find`.
+      profile: FIRST:END, steps of each stage to be traced; see `profiling`.
     """
+    traced = profiling.parse(profile)
     c = configs.load(config_spec, overrides)
-    if check:
-        return _check(c)
-    if not workdir:
+    if not (workdir or check):
         raise errors.InputError("--workdir is empty; give the folder of the run")
     command = " ".join(["python -m flamingo_jax", *sys.argv[1:]]) if sys.argv[1:] else "run.train"
-    return _train(configs.finish(c), Workdir(workdir), command)
+    finished = configs.finish(c)
+    try:
+        with distributed.joined(membership):
+            if check:
+                return _check(c, workdir)
+            return _train(finished, Workdir(workdir), command, profile=traced)
+    except processes.HostsMissing as error:
+        progress.speak(True)  # each that waits says so: the first may be the one that is missing
+        progress.say(f"{socket.gethostname()}: {error}")
+        return errors.EXIT_DEFECT
 
 
-def _check(c: Any) -> int:
+def _check(c: Any, workdir: str) -> int:
     """A rehearsal of the real config, one step a stage: nothing is left behind."""
-    configs.finish(c)
     for stage in c.stages:
         settings = configs.stage_settings(c, stage)
         settings.steps, settings.eval_batches, settings.eval_every = 1, 1, 0
     c.checkpoint.every, c.eval.tasks = 1, ()
     c.data.cache_features, c.data.features = False, ""  # they would be of other weights
     finished = configs.finish(c)
-    with tempfile.TemporaryDirectory(prefix="flamingo-check-") as folder:
+    beside = pathlib.Path(workdir).absolute().parent if jax.process_count() > 1 else None
+    with tempfile.TemporaryDirectory(prefix="flamingo-check-", dir=beside) as own:
+        folder = processes.gather("check", own)[0]
         for _ in range(2):  # the second time restores what the first has saved
             _train(finished, Workdir(folder), "check", rehearsal=True)
-    print("check passed: a batch, a step, a save and a restore of every stage")
+        processes.barrier("checked")
+    if processes.is_primary():
+        print("check passed: a batch, a step, a save and a restore of every stage")
     return errors.EXIT_OK
 
 
-def _train(c: Any, workdir: Workdir, command: str, rehearsal: bool = False) -> int:
-    workdir.create()
-    workdir.check_writable()
-    with workdir.lock(), preemption.watch() as stop:
-        if _is_finished(c, workdir):
+def _train(
+    c: Any,
+    workdir: Workdir,
+    command: str,
+    rehearsal: bool = False,
+    profile: tuple[int, int] = (0, 0),
+) -> int:
+    _agreed(workdir.create)
+    _agreed(workdir.check_writable)
+    with contextlib.ExitStack() as stack:
+        _agreed(lambda: stack.enter_context(workdir.lock()))
+        log = stack.enter_context(logs.process_log(workdir.path / "logs"))
+        stop = stack.enter_context(preemption.watch())
+        agreement.check(agreement.facts("train", configs.to_json(c)))
+        if _agreed(lambda: _is_finished(c, workdir)):
             progress.say(f"{workdir.path} is finished; FRESH=1 or another --workdir trains again")
-            reports.summary(workdir.path)
+            if processes.is_primary():
+                reports.summary(workdir.path)
             return errors.EXIT_OK
         _begin_anew(workdir)
-        mesh = sharding.make_mesh(c.mesh.replica, c.mesh.fsdp, c.mesh.tensor)
-        tokenizer = inputs.tokenizer(c, workdir)
+        m = c.mesh
+        mesh = sharding.make_mesh(m.replica, m.fsdp, m.tensor, slices=m.slices)
+        tokenizer = processes.primary_first(lambda: inputs.tokenizer(c, workdir), errors.InputError)
         identity = _identity(c, tokenizer.digest)
-        for change in workdir.open_or_create(configs.to_json(c), identity):
+        for change in _agreed(lambda: workdir.open_or_create(configs.to_json(c), identity)):
             text = f"{change.field}: {change.old} before, {change.new} now"
             workdir.event("config", text)
             progress.say(f"config changed: {text}")
         (workdir.path / "finished").unlink(missing_ok=True)
-        meta = _meta(c, command)
-        run = inputs.Run(c, workdir, tokenizer, mesh, meta, stop)
-        _check_disk(run)
-        stages.check_data(run)
-        facts = _describe(run, command)
+        meta = facts.meta(c, command)
+        tracker = tracking.Tracker(c.log.wandb, workdir.path, configs.to_json(c))
+        stack.callback(tracker.close)
+        run = inputs.Run(c, workdir, tokenizer, mesh, meta, stop, tracker, profile)
+        several = jax.process_count() > 1
+        run.dog = watchdog.Watchdog(c.hang_seconds, log, jax.process_index(), backstop=several)
+        _agreed(lambda: _check_disk(run))
+        _agreed(lambda: stages.check_data(run))
+        known = facts.describe(run, command)
         progress.say(
-            f"{facts['devices']} x {facts['platform']}, f32 matrix products at "
-            f"{facts['probe']['matmul_gflops']:.0f} GFLOP/s: times elsewhere scale with it"
+            f"{known['devices']} x {known['platform']}, f32 matrix products at "
+            f"{known['probe']['matmul_gflops']:.0f} GFLOP/s: times elsewhere scale with it"
         )
         for name in c.stages:
             outcome = stages.run_stage(run, name)
-            _record_stage(workdir, facts, name, c, outcome)
+            facts.record_stage(workdir, known, name, c, outcome)
             if stop.requested:
                 raise errors.Preempted(f"stage {name} is finished; the same command goes on")
+        stop.no_more_saves()
         if rehearsal:
             return errors.EXIT_OK
         evaluation.evaluate(run)
-        facts["peak_rss_gb"] = max(peak_rss_gb(), facts.get("peak_rss_gb", 0.0))
-        _write_facts(workdir, facts)
-        write_atomically(workdir.path / "finished", json.dumps(_lengths(c)) + "\n")
-        reports.write(workdir.path)
-        reports.summary(workdir.path)
+        facts.record_memory(workdir, known)
+        if processes.is_primary():
+            write_atomically(workdir.path / "finished", json.dumps(_lengths(c)) + "\n")
+            reports.write(workdir.path)
+            reports.summary(workdir.path)
     return errors.EXIT_OK
+
+
+def _agreed(attempt: Callable[[], _Result]) -> _Result:
+    """`attempt()`; what is wrong with one process's input is told by all, and ends all."""
+    return processes.agreed(attempt, errors.InputError, "another process cannot go on")
 
 
 def _begin_anew(workdir: Workdir) -> None:
     """Forgets what a start that saved nothing was made with: a mended config may use its folder."""
     for folder in workdir.path.glob("checkpoints/*"):
         remove_unfinished(folder)
-    if not any(workdir.path.glob("checkpoints/*/[0-9]*")):
+    if processes.is_primary() and not any(workdir.path.glob("checkpoints/*/[0-9]*")):
         (workdir.path / IDENTITY).unlink(missing_ok=True)
         shutil.rmtree(workdir.path / "tokenizer", ignore_errors=True)
+    processes.barrier("begun anew")
 
 
 def _lengths(c: Any) -> dict[str, Any]:
@@ -162,7 +205,8 @@ def _identity(c: Any, tokenizer_digest: str) -> dict[str, Any]:
                 found[f"{prefix}.{key}"] = value
 
     add("tokenizer", {k: v for k, v in whole["tokenizer"].items() if k != "path"})
-    add("model", {k: v for k, v in whole["model"].items() if k not in ("remat", "unroll")})
+    how = ("remat", "unroll", "loss_chunk")  # of computing the same
+    add("model", {k: v for k, v in whole["model"].items() if k not in how})
     found["trainable"] = whole["trainable"]
     found["data.image_size"] = c.data.image_size
     for stage in c.stages:
@@ -173,39 +217,6 @@ def _identity(c: Any, tokenizer_digest: str) -> dict[str, Any]:
     return found
 
 
-def _meta(c: Any, command: str) -> dict[str, Any]:
-    return {
-        "config": json.loads(configs.to_json(c)),
-        "versions": versions(),
-        "git": git_state(),
-        "command": command,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": sys.version.split()[0]}
-    for name in (*PACKAGES, "flamingo_jax"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def git_state() -> dict[str, Any]:
-    """The commit of the checkout this package is in, and whether it has uncommitted changes."""
-    folder = pathlib.Path(__file__).parent
-
-    def git(*words: str) -> str:
-        call = ["git", "-C", str(folder), *words]
-        return subprocess.run(call, capture_output=True, text=True, check=True, timeout=10).stdout
-
-    try:
-        commit = git("rev-parse", "HEAD").strip()
-        return {"commit": commit, "dirty": bool(git("status", "--porcelain", "-uno").strip())}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": "", "dirty": False}
-
-
 def _check_disk(run: inputs.Run) -> None:
     """Three times the largest stage's state, or what the config asks for, must be free."""
     largest = 0
@@ -214,80 +225,6 @@ def _check_disk(run: inputs.Run) -> None:
         leaves = jax.tree.leaves((stage.state, stage.frozen))
         largest = max(largest, sum(a.size * a.dtype.itemsize for a in leaves))
     run.workdir.check_disk(int(run.config.checkpoint.min_free_gb * 1e9) or 3 * largest)
-
-
-def _describe(run: inputs.Run, command: str) -> dict[str, Any]:
-    """The facts of run.json; those of an earlier start are kept."""
-    before = _read_json(run.workdir.path / "run.json")
-    facts = {
-        "command": command,
-        "versions": versions(),
-        "git": git_state(),
-        "devices": jax.device_count(),
-        "platform": jax.devices()[0].platform,
-        "mesh": dict(run.mesh.shape),
-        "seed": run.config.seed,
-        "parameters": [
-            row for name in run.config.stages for row in _parameters(run.assemble(name))
-        ],
-        "probe": {"matmul_gflops": matmul_gflops()},
-        "stages": before.get("stages", []),
-        "peak_rss_gb": before.get("peak_rss_gb", 0.0),
-        "attribution": inputs.attributions(run.config),
-    }
-    _write_facts(run.workdir, facts)
-    return facts
-
-
-def _parameters(stage: assemble.Stage) -> list[dict[str, Any]]:
-    """A row for each part of the canonical tree."""
-    rows = []
-    for trainable, tree in ((True, stage.trainable), (False, stage.frozen)):
-        for part in sorted(tree):
-            count = sum(a.size for a in jax.tree.leaves(tree[part]))
-            row = {"part": part, "count": count, "trainable": trainable, "stage": stage.name}
-            rows.append(row)
-    return rows
-
-
-def matmul_gflops(size: int = 1024, seconds: float = 0.3) -> float:
-    """GFLOP/s of f32 matrix products here: the scale that times on other machines go by."""
-    a = jax.numpy.ones((size, size))
-    product = jax.jit(lambda a: a @ a)
-    product(a).block_until_ready()
-    begin, count = time.perf_counter(), 0
-    while time.perf_counter() - begin < seconds:
-        product(a).block_until_ready()
-        count += 1
-    return 2 * size**3 * count / (time.perf_counter() - begin) / 1e9
-
-
-def _record_stage(workdir: Workdir, facts: dict[str, Any], name: str, c: Any, outcome: Any) -> None:
-    """Adds a stage's times; a resumed stage's add up."""
-    if outcome.finished_before:
-        return
-    before = {row["stage"]: row for row in facts["stages"]}
-    row = before.get(name, {"seconds": 0.0, "compile_seconds": 0.0})
-    before[name] = {
-        "stage": name,
-        "steps": configs.stage_settings(c, name).steps,
-        "seconds": row["seconds"] + outcome.seconds,
-        "compile_seconds": row["compile_seconds"] + outcome.compile_seconds,
-    }
-    facts["stages"] = list(before.values())
-    facts["peak_rss_gb"] = max(peak_rss_gb(), facts["peak_rss_gb"])
-    _write_facts(workdir, facts)
-
-
-def _write_facts(workdir: Workdir, facts: dict[str, Any]) -> None:
-    write_atomically(workdir.path / "run.json", json.dumps(facts, indent=1) + "\n")
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def report(workdirs: list[str], markdown: bool = False) -> int:

@@ -41,6 +41,7 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
         workdir.checkpoints(name),
         keep=c.checkpoint.keep,
         every=c.checkpoint.every,
+        keep_every=c.checkpoint.keep_every,
         report=functools.partial(run.walked_back, name),
     ) as checkpoints:
         restored = checkpoints.restore(stage.state.params, stage.state.opt)
@@ -54,10 +55,16 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
         first_step = _first_step(stage, restored)
         meta = run.meta | {"frozen": digest, "first_step": first_step}
         settings = configs.stage_settings(c, name)
-        cadence = Settings(settings.log_every, settings.eval_every, eval_first=bool(c.init.run))
+        cadence = Settings(
+            settings.log_every,
+            settings.eval_every,
+            eval_first=bool(c.init.run),
+            profile=run.profile,
+            most_skipped=settings.most_skipped,
+        )
         if name == "flamingo":
             cadence = dataclasses.replace(cadence, alarm_step=c.alarm.step, alarm_nats=c.alarm.nats)
-        loop = StageLoop(stage, cadence, workdir, checkpoints, meta, run.stop)
+        loop = StageLoop(stage, cadence, workdir, checkpoints, meta, run.stop, run.tracker, run.dog)
         return loop.run(
             restored,
             lambda: _initial(run, stage),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,12 +12,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax import assemble, progress, sharding
+from flamingo_jax import assemble, logs, pace, progress, sharding
 from flamingo_jax.checkpoint import Restored, StageCheckpoints
-from flamingo_jax.errors import Preempted
+from flamingo_jax.errors import InputError, Preempted
 from flamingo_jax.preemption import StopRequest
+from flamingo_jax.profiling import Profiler
 from flamingo_jax.shapes import Batch, Params
+from flamingo_jax.tracking import Tracker
 from flamingo_jax.train.step import TrainState
+from flamingo_jax.watchdog import Watchdog
 from flamingo_jax.workdir import Workdir
 
 RUN_AHEAD = 2
@@ -30,7 +31,9 @@ RUN_AHEAD = 2
 class Settings:
     """Cadences of a stage and the plateau's alarm; see config.py.
 
-    `eval_first` validates before the first step: what another run's parameters begin with.
+    `eval_first` validates before the first step: what another run's parameters begin with;
+    `profile` = steps [first, end) to be traced; after `most_skipped` steps in a row that were
+    skipped the run ends, 0 = never.
     """
 
     log_every: int
@@ -38,6 +41,8 @@ class Settings:
     eval_first: bool = False
     alarm_step: int = 0
     alarm_nats: float = 0.0
+    profile: tuple[int, int] = (0, 0)
+    most_skipped: int = 0
 
 
 @dataclasses.dataclass
@@ -86,6 +91,8 @@ class StageLoop:
         checkpoints: StageCheckpoints,
         meta: dict[str, Any],
         stop: StopRequest,
+        tracker: Tracker,
+        dog: Watchdog,
     ):
         """Takes what the stage needs; nothing runs before `run`.
 
@@ -96,17 +103,19 @@ class StageLoop:
           checkpoints: where steps go.
           meta: recorded with every step (config, digests, versions, command).
           stop: tells when to save and leave.
+          tracker: is sent the rows of metrics and speed, too.
+          dog: watches the loop, which hangs on all hosts once it does on one.
         """
         self.stage, self.settings, self.workdir = stage, settings, workdir
-        self.checkpoints, self.meta, self.stop = checkpoints, meta, stop
+        self.checkpoints, self.meta, self.stop, self.tracker = checkpoints, meta, stop, tracker
+        self.dog = dog
         self._metrics, self._speed_log = workdir.log("metrics"), workdir.log("speed")
         self._rows, self._rejects = workdir.log("rows"), workdir.log("rejects")
         self._rejected: collections.Counter[tuple[str, str]] = collections.Counter()
         self._scalars: Any = None
         self._waiting: tuple[int, dict[str, Any]] | None = None
-        self._clock = time.monotonic()
-        self._clock_step = 0
-        self._data_seconds = 0.0
+        self._pace = pace.Pace(_work(stage), pace.past([], []))
+        self._skipped = 0
 
     def run(
         self,
@@ -139,12 +148,10 @@ class StageLoop:
         update = background.submit(_compile, stage.update, stage.state, stage.frozen, abstract)
         state = self._state(restored, initial)
         first = 0 if restored is None else restored.step
-        self.workdir.event(
-            "start" if restored is None else "resume",
-            f"stage {stage.name} from step {first} of {stage.steps}",
-            stage=stage.name,
-            step=first,
-        )
+        kind = "start" if restored is None else "resume"
+        self._event(kind, f"stage {stage.name} from step {first} of {stage.steps}", first)
+        told = (logs.read_rows(self.workdir.path / f"{name}.jsonl") for name in ("events", "speed"))
+        self._pace = pace.Pace(_work(stage), pace.past(*told))
         self._scalars = self.workdir.scalars(stage.name, first)
         data = feeds()
         if data.validation:
@@ -158,13 +165,18 @@ class StageLoop:
             self._validate(0, state.params, frozen, data.validation)
         ahead: collections.deque[Any] = collections.deque()
         compiled = 0.0
-        with self.stop.deferred(), progress.bar(stage.name, stage.steps, first) as bar:
+        profiler = Profiler(self.workdir.path / "profile" / stage.name, self.settings.profile)
+        drawn = progress.bar(stage.name, stage.steps, first)
+        with self.stop.deferred(), profiler, self.dog, drawn as bar:
             for step in range(first + 1, stage.steps + 1):
+                if folder := profiler.before(step):
+                    self._event("profile", f"steps from {step} on are traced in {folder}", step)
                 state, metrics = stage.update(state, frozen, self._next(batches))
+                profiler.after(step, metrics["loss"])
                 if step == first + 1:
                     jax.block_until_ready(metrics["loss"])
                     compiled = time.monotonic() - begin
-                    self._clock, self._clock_step = time.monotonic(), step
+                    self._pace.restart(step)
                 ahead.append(metrics["loss"])
                 if len(ahead) > RUN_AHEAD:
                     jax.block_until_ready(ahead.popleft())
@@ -173,17 +185,19 @@ class StageLoop:
                 except Preempted:
                     self._tell_rejects(first, step)
                     raise
+                self.dog.alive(step)
         self._close()
         self._tell_rejects(first, stage.steps)
-        self.workdir.event(
-            "finish", f"stage {stage.name}, {stage.steps} steps", stage=stage.name, step=stage.steps
-        )
+        self._event("finish", f"stage {stage.name}, {stage.steps} steps", stage.steps)
         return Outcome(state.params, time.monotonic() - begin, compiled)
 
     def _close(self) -> None:
         self.checkpoints.wait()
         for log in (self._metrics, self._speed_log, self._rows, self._rejects, self._scalars):
             log.close()
+
+    def _event(self, kind: str, text: str, step: int) -> None:
+        self.workdir.event(kind, text, stage=self.stage.name, step=step)
 
     def _tell_rejects(self, first: int, step: int) -> None:
         """Says how many records were not used since step `first`, and why."""
@@ -193,7 +207,7 @@ class StageLoop:
         for dataset, counts in reasons.items():
             text = f"dataset {dataset}: records replaced by others since step {first}: "
             text += ", ".join(counts)
-            self.workdir.event("rejects", text, stage=self.stage.name, step=step)
+            self._event("rejects", text, step)
             progress.say(f"stage {self.stage.name}: {text}")
 
     def _state(self, restored: Restored | None, initial: Callable[[], Params]) -> TrainState:
@@ -209,10 +223,8 @@ class StageLoop:
         return TrainState(scalar(0), params, make_opt(params))
 
     def _next(self, batches: Iterator[dict[str, Batch]]) -> dict[str, Batch]:
-        begin = time.monotonic()
-        batch = sharding.to_devices(next(batches), self.stage.mesh)
-        self._data_seconds += time.monotonic() - begin
-        return batch
+        with self._pace.waiting("data"):
+            return sharding.to_devices(next(batches), self.stage.mesh)
 
     def _after(
         self,
@@ -239,16 +251,18 @@ class StageLoop:
         if last or alarmed or (every and step % every == 0):
             self._flush(bar)
             self._validate(step, state.params, frozen, data.validation)
-        stopping = self.stop.requested and not last
+        stopping = self.stop.reached() and not last  # asked after every step, the last too
         if last or stopping or self.checkpoints.due(step):
             # Rows up to a saved step must be on disk before it: a kill may come right after.
             self._flush(bar)
             meta = self.meta | {"stage": self.stage.name, "step": step}
-            self.checkpoints.save(step, state.params, state.opt, meta, force=last or stopping)
+            self.dog.phase("checkpoint")
+            with self._pace.waiting("checkpoint"):
+                self.checkpoints.save(step, state.params, state.opt, meta, force=last or stopping)
         if stopping:
             self._close()
             text = f"stage {self.stage.name} saved at step {step} of {self.stage.steps}"
-            self.workdir.event("preempted", text, stage=self.stage.name, step=step)
+            self._event("preempted", text, step)
             raise Preempted(f"{text}; the same command goes on from there")
         if last:
             self._flush(bar)
@@ -263,36 +277,34 @@ class StageLoop:
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         stage = self.stage.name
         self._log({"stage": stage, "step": step, "kind": "train", **values})
-        now = time.monotonic()
-        steps = step - self._clock_step
-        if steps > 0:
-            speed = self._speed(step, now - self._clock, steps)
+        if (speed := self._pace.row(step)) is not None:
+            speed |= {"stage": stage, "step": step, "time": time.time()}
             self._speed_log.append(speed)
             self._scalars.write(speed)
-        self._clock, self._clock_step, self._data_seconds = now, step, 0.0
+            self.tracker.write(speed)
         bar.advance(step, f"loss {values['loss']:.3f}")
+        self._look_at_skipped(step, values)
+
+    def _look_at_skipped(self, step: int, values: dict[str, float]) -> None:
+        """Says how many steps were skipped so far; ends a run that takes none any more."""
+        skipped, in_a_row = (int(values.get(f"skipped{end}", 0)) for end in ("", "_in_a_row"))
+        if skipped != self._skipped:
+            text = f"{skipped} steps were skipped so far: gradients not finite, or too large"
+            self._event("skipped", text, step)
+            progress.say(f"stage {self.stage.name}, step {step}: {text}")
+            self._skipped = skipped
+        if 0 < self.settings.most_skipped <= in_a_row:
+            raise InputError(
+                f"stage {self.stage.name}: the last {in_a_row} steps up to {step} were skipped, as "
+                "their gradients were not finite or too large; lower the learning rate or raise "
+                "the optimizer's skip_above, and go on from the last saved step"
+            )
 
     def _log(self, row: dict[str, Any]) -> None:
         """A row of metrics.jsonl and TensorBoard: no clock in it, so that runs compare."""
         self._metrics.append(row)
         self._scalars.write(row)
-
-    def _speed(self, step: int, seconds: float, steps: int) -> dict[str, Any]:
-        rate = steps / seconds
-        specs = self.stage.datasets.values()
-        tokens = sum(spec.batch * spec.length for spec in specs)
-        images = sum(spec.batch * spec.media * spec.frames for spec in specs)
-        return {
-            "stage": self.stage.name,
-            "step": step,
-            "time": time.time(),
-            "seconds": seconds,
-            "steps_per_second": rate,
-            "tokens_per_second": rate * tokens,
-            "images_per_second": rate * images,
-            "data_wait_seconds": self._data_seconds,
-            "rss_gb": peak_rss_gb(),
-        }
+        self.tracker.write(row)
 
     def _validate(
         self, step: int, params: Params, frozen: Params, batches: list[dict[str, Batch]]
@@ -302,6 +314,7 @@ class StageLoop:
             return
         sums: dict[str, float] = collections.defaultdict(float)
         for batch in batches:
+            self.dog.phase("validation")
             placed = sharding.to_devices(batch, self.stage.mesh)
             for name, value in jax.device_get(self.stage.evaluate(params, frozen, placed)).items():
                 sums[name] += float(value)
@@ -309,7 +322,7 @@ class StageLoop:
         stage = self.stage.name
         self._log({"stage": stage, "step": step, "kind": "validation", **values})
         self._alarm(step, values)
-        self._clock, self._clock_step = time.monotonic(), step
+        self._pace.restart(step)
 
     def _alarm(self, step: int, values: dict[str, float]) -> None:
         """Says so when, late enough, a shuffled picture costs nothing: the model does not look."""
@@ -330,8 +343,16 @@ class StageLoop:
         )
         row = {"stage": self.stage.name, "step": step, "kind": "alarm", "gain": max(gains)}
         self._log(row)
-        self.workdir.event("alarm", text, stage=self.stage.name, step=step)
+        self._event("alarm", text, step)
         progress.say(f"ALARM: {text}")
+
+
+def _work(stage: assemble.Stage) -> pace.Work:
+    specs = stage.datasets.values()
+    return pace.Work(
+        tokens=sum(spec.batch * spec.length for spec in specs),
+        images=sum(spec.batch * spec.media * spec.frames for spec in specs),
+    )
 
 
 def _compile(function: Any, *arguments: Any) -> None:
@@ -350,9 +371,3 @@ def summarise(sums: dict[str, float]) -> dict[str, float]:
         if f"{name}/retrieval" in sums:
             values[f"{name}/retrieval"] = sums[f"{name}/retrieval"] / count
     return values
-
-
-def peak_rss_gb() -> float:
-    """The largest resident memory of this process so far, in GB (10⁹ bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

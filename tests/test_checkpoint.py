@@ -63,8 +63,8 @@ def assert_same(tree, want):
         assert np.asarray(x).tobytes() == np.asarray(y).tobytes()
 
 
-def open_stage(folder, keep=3, every=1) -> checkpoint.StageCheckpoints:
-    return checkpoint.StageCheckpoints(folder, keep=keep, every=every)
+def open_stage(folder, keep=3, every=1, keep_every=0) -> checkpoint.StageCheckpoints:
+    return checkpoint.StageCheckpoints(folder, keep=keep, every=every, keep_every=keep_every)
 
 
 def save(stage: checkpoint.StageCheckpoints, step: int, force=False) -> bool:
@@ -165,6 +165,19 @@ def test_which_steps_are_saved_and_which_stay(folder):
     for keep, every in ((0, 1), (1, -1)):
         with pytest.raises(InputError, match="keep"):
             open_stage(folder, keep=keep, every=every)
+
+
+def test_some_steps_stay_for_ever(folder):
+    with open_stage(folder, keep=2, every=2, keep_every=4) as stage:
+        for step in range(1, 12):
+            save(stage, step)
+    assert checkpoint.list_steps(folder) == [4, 8, 10]
+    with open_stage(folder, keep=1, every=2, keep_every=4) as stage:
+        save(stage, 12)
+    assert checkpoint.list_steps(folder) == [4, 8, 12]
+    for keep_every in (-2, 3):
+        with pytest.raises(InputError, match="keep_every"):
+            open_stage(folder, every=2, keep_every=keep_every)
 
 
 def test_a_save_that_fails(folder):

@@ -133,7 +133,9 @@ def test_train_passes_everything_on(calls):
     argv += ["--config.mesh.fsdp", "-1", "--config.name=a=b", "--config.name=c=d"]
     assert cli.main(argv) == 0
     overrides = {"train.steps": "10", "mesh.fsdp": "-1", "name": "c=d"}
-    assert calls == [("train", ("a.py:tiny", overrides, "w", True), {})]
+    assert calls == [
+        ("train", ("a.py:tiny", overrides, "w", True), {"membership": None, "profile": ""})
+    ]
 
 
 def test_inspect_passes_everything_on(calls):

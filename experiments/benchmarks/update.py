@@ -41,7 +41,8 @@ def main(argv: list[str]) -> None:
     flags = parser.parse_args(rest)
     c = config.finish(config.load(flags.config, overrides))
     vocabulary = assemble.Vocabulary(c.model.language.vocab or flags.vocab, NEW_TOKENS)
-    stage = assemble.stage(c, flags.stage, vocabulary, sharding.make_mesh(**c.mesh))
+    mesh = sharding.make_mesh(c.mesh.replica, c.mesh.fsdp, c.mesh.tensor, slices=c.mesh.slices)
+    stage = assemble.stage(c, flags.stage, vocabulary, mesh)
     print(json.dumps(measure(stage, inputs.cached_shape(c, stage), flags.updates)))
 
 

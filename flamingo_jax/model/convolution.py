@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
-from flamingo_jax.model.layers import dot
+from flamingo_jax.model.products import dot
 from flamingo_jax.shapes import Array
 
 

@@ -8,6 +8,7 @@ A bare language model is the same module without vision, resampler and gated lay
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,8 @@ from flamingo_jax.model.language import (
     Embedding,
     Head,
     Place,
-    logits,
+    head_weights,
+    logit_parts,
     place,
 )
 from flamingo_jax.model.layers import Linear
@@ -31,6 +33,7 @@ from flamingo_jax.model.resampler import Resampler, ResamplerConfig
 from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.model.xattn import GatedCrossAttention, XattnConfig
 from flamingo_jax.shapes import Array, Batch
+from flamingo_jax.sharding import ANYWHERE, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +49,7 @@ class FlamingoConfig:
     attend: str = "one"
     project: bool = True  # media E → D once, before all gated layers
     remat: str = "none"
+    loss_chunk: int = 0
     unroll: bool = False
     dtype: str = "bfloat16"
     vision_dtype: str = "bfloat16"
@@ -85,16 +89,16 @@ class Flamingo(nnx.Module):
         cfg: FlamingoConfig,
         *,
         rngs: nnx.Rngs,
-        constrain: Callable[[Array], Array] = lambda x: x,
+        layout: Layout = ANYWHERE,
     ):
         """Makes all parts; gates start at 0, so that the first output is the LM's own.
 
         Args:
           cfg: the model's shape.
           rngs: a stream `params`.
-          constrain: pins activations [B, T, D] to a sharding, between groups of blocks.
+          layout: where activations lie; anywhere, where there is no mesh.
         """
-        self.cfg, self.constrain = cfg, constrain
+        self.cfg, self.layout = cfg, layout
         self.vision = None if cfg.vision is None else VisionTower(cfg.vision, rngs=rngs)
         self.resampler = None if cfg.resampler is None else Resampler(cfg.resampler, rngs=rngs)
         self.project = _make_projection(cfg, rngs)
@@ -116,7 +120,8 @@ class Flamingo(nnx.Module):
             raise ValueError("this model has no vision encoder: give features, not pixels")
         B, M, F = media.shape[:3]
         dtype = jnp.dtype(self.cfg.vision_dtype)
-        features = self.vision(media.reshape(B * M * F, *media.shape[3:]), dtype)
+        pixels = self.layout.spread(media.reshape(B * M * F, *media.shape[3:]))
+        features = self.layout.gather(self.vision(pixels, dtype), B * M * F)
         return features.reshape(B, M, F, *features.shape[1:]).astype(self.dtype)
 
     def resample(self, features: Array, frames: Array) -> Array:
@@ -140,7 +145,7 @@ class Flamingo(nnx.Module):
 
     def hidden(self, batch: Batch) -> Array:
         """The residual stream after the final norm: [B, T, D]."""
-        x = self.embed(batch.tokens, self.dtype)
+        x = self.layout.residual(self.embed(batch.tokens, self.dtype))
         where = place(self.cfg.language, batch.positions, causal_mask(batch.positions))
         apply: seg.GatedStep | None = None
         if self.xattn is not None and self.cfg.resampler is not None:
@@ -161,7 +166,17 @@ class Flamingo(nnx.Module):
 
     def logits(self, hidden: Array) -> Array:
         """[B, T, D] → f32[B, T, V + W]."""
-        return logits(self.embed, self.head, hidden, self.dtype)
+        parts = self.logit_parts(self.head_weights(), hidden)
+        return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+    @property
+    def logit_parts(self) -> Callable[[tuple[Array, ...], Array], tuple[Array, ...]]:
+        """(`head_weights`, [B, T, D]) → f32[B, T, V] and, with new tokens, f32[B, T, W]."""
+        return functools.partial(logit_parts, dtype=self.dtype)
+
+    def head_weights(self) -> tuple[Array, ...]:
+        """The head's kernels, [D, V] and, with new tokens, [D, W], brought together over D."""
+        return self.layout.head(head_weights(self.embed, self.head))
 
     def start_cache(self, slots: int, media: Array | None, frames: Array) -> Cache:
         """An empty cache of `slots` tokens, with the gated layers' keys and values filled in.
@@ -243,7 +258,7 @@ class Flamingo(nnx.Module):
             media_cache=media_cache,
             remat="none" if cache is not None else self.cfg.remat,
             unroll=self.cfg.unroll,
-            constrain=self.constrain,
+            constrain=self.layout.residual,
             dtype=self.dtype,
         )
 

@@ -12,9 +12,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from flamingo_jax.model import positions as pos
-from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend, dot
+from flamingo_jax.model.layers import (
+    ATTENTION,
+    FeedForward,
+    Linear,
+    Norm,
+    attend,
+    named_projections,
+)
+from flamingo_jax.model.products import dot
 from flamingo_jax.shapes import Array
 
 POSITIONS = ("xl", "rotary")
@@ -130,6 +139,7 @@ class Block(nnx.Module):
         v = self.value(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim)
         if where.angles is not None:
             q, k = pos.rotate(q, where.angles), pos.rotate(k, where.angles)
+        q, k, v = named_projections(q, k, v)
         if cache is not None:
             at = (0, where.offset, 0, 0)
             k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
@@ -141,7 +151,7 @@ class Block(nnx.Module):
             bias = self._relative_scores(q, where.distances, dtype)
             q = q + self.content_bias[...].astype(dtype)
         y = attend(q, k, v, where.mask, bias=bias).reshape(B, T, cfg.heads * cfg.head_dim)
-        return x + self.out(y, dtype), cache
+        return checkpoint_name(x + self.out(y, dtype), ATTENTION[3]), cache
 
     def _relative_scores(self, q: Array, distances: Array, dtype: Any) -> Array:
         """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]."""
@@ -195,14 +205,17 @@ class Head(nnx.Module):
         self.new = nnx.Param(init(rngs.params(), new, jnp.float32)) if cfg.new_tokens else None
 
 
-def logits(embed: Embedding, head: Head | None, x: Array, dtype: Any) -> Array:
-    """[B, T, D] (normed) → f32[B, T, V + W]; the embedding's rows where the head is tied."""
+def head_weights(embed: Embedding, head: Head | None) -> tuple[Array, ...]:
+    """Kernels [D, V] and, with new tokens, [D, W]; the embedding's rows where the head is tied."""
     if head is None:
-        kernel, new = embed.table[...].T, None if embed.new is None else embed.new[...].T
-    else:
-        kernel, new = head.kernel[...], None if head.new is None else head.new[...]
-    own = dot(x, kernel, dtype, jnp.float32)
-    if new is None:
-        return own
-    # Apart, so that the vocabulary's own logits come from the same product as the bare model's.
-    return jnp.concatenate([own, dot(x, new, dtype, jnp.float32)], axis=-1)
+        rows = (embed.table,) if embed.new is None else (embed.table, embed.new)
+        return tuple(part[...].T for part in rows)
+    return tuple(part[...] for part in (head.kernel, head.new) if part is not None)
+
+
+def logit_parts(weights: tuple[Array, ...], x: Array, *, dtype: Any) -> tuple[Array, ...]:
+    """[B, T, D] (normed) → f32[B, T, V] and, with new tokens, f32[B, T, W].
+
+    Apart, so that the vocabulary's own logits come from the same product as the bare model's.
+    """
+    return tuple(dot(x, kernel, dtype, jnp.float32) for kernel in weights)

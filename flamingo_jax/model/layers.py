@@ -14,10 +14,19 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
+from flamingo_jax.model.products import dot
 from flamingo_jax.shapes import Array
 
 Initializer = Callable[..., Array]
+
+
+PRODUCT = "product"
+"""Name of the result of a product with weights, once it is rounded to the compute dtype."""
+
+ATTENTION = ("attention/query", "attention/key", "attention/value", "attention/stream")
+"""Names of what an attention makes: its three projections, and the residual stream after it."""
 
 
 def squared_relu(x: Array) -> Array:
@@ -32,51 +41,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "silu": jax.nn.silu,
     "squared_relu": squared_relu,
 }
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _dot_low_precision(x: Array, kernel: Array, out: Any) -> Array:
-    """x[..., D] · kernel[D, O] in the operands' low precision, summed in f32, rounded to `out`.
-
-    Without a rule of its own the cotangent of the f32 product would be f32 and turn both backward
-    products into f32 ones: on a CPU they are 2 to 4 times slower.
-    """
-    dims = (((x.ndim - 1,), (0,)), ((), ()))
-    return lax.dot_general(x, kernel, dims, preferred_element_type=jnp.float32).astype(out)
-
-
-def _dot_forward(x: Array, kernel: Array, out: Any) -> tuple[Array, tuple[Array, Array]]:
-    return _dot_low_precision(x, kernel, out), (x, kernel)
-
-
-def _dot_backward(out: Any, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    del out
-    x, kernel = saved
-    g = g.astype(x.dtype)
-    dims = (((g.ndim - 1,), (1,)), ((), ()))
-    dx = lax.dot_general(g, kernel, dims, preferred_element_type=jnp.float32).astype(x.dtype)
-    rows = tuple(range(g.ndim - 1))
-    dims = ((rows, rows), ((), ()))
-    dk = lax.dot_general(x, g, dims, preferred_element_type=jnp.float32).astype(kernel.dtype)
-    return dx, dk
-
-
-_dot_low_precision.defvjp(_dot_forward, _dot_backward)
-
-
-def dot(x: Array, kernel: Array, dtype: Any, out: Any = None) -> Array:
-    """x[..., D] · kernel[D, O] → [..., O], computed in `dtype`, bf16 products summed in f32.
-
-    Args:
-      x: the rows.
-      kernel: the matrix.
-      dtype: both are cast to it.
-      out: dtype of the result; `dtype` when None. (Logits leave a bf16 product in f32.)
-    """
-    x, kernel = x.astype(dtype), kernel.astype(dtype)
-    if dtype == jnp.float32:
-        return lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-    return _dot_low_precision(x, kernel, dtype if out is None else out)
 
 
 class Linear(nnx.Module):
@@ -98,7 +62,7 @@ class Linear(nnx.Module):
 
     def __call__(self, x: Array, dtype: Any) -> Array:
         """[..., D] → [..., O] in `dtype`."""
-        y = dot(x, self.kernel[...], dtype)
+        y = checkpoint_name(dot(x, self.kernel[...], dtype), PRODUCT)
         return y if self.bias is None else y + self.bias[...].astype(dtype)
 
 
@@ -159,6 +123,12 @@ class FeedForward(nnx.Module):
         h = self.up(x, dtype)
         h = act(h) if self.gate is None else act(self.gate(x, dtype)) * h
         return self.down(h, dtype)
+
+
+def named_projections(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array]:
+    """An attention's three projections under the names by which rematerialisation keeps them."""
+    q, k, v = (checkpoint_name(a, n) for a, n in zip((q, k, v), ATTENTION, strict=False))
+    return q, k, v
 
 
 def attend(

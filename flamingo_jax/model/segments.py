@@ -8,19 +8,24 @@ data. Parameters are stacked [L, …] and [n, …] whatever the segments; they a
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from flax import nnx
 
+from flamingo_jax.model import layers
 from flamingo_jax.model.language import Place
 from flamingo_jax.shapes import Array
 
 REMAT: dict[str, Any] = {
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(*layers.ATTENTION),
+    # By name: JAX's policies for products do not see into `products.dot`'s own rule.
+    "dots": jax.checkpoint_policies.save_only_these_names(layers.PRODUCT),
 }
+"""What is kept inside a layer beside the stream before it: rows of config.py's `model.remat`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +110,10 @@ def run(
       gated: how a gated layer is applied.
       cache: self-attention keys and values [L, B, S, K, H] each, or None.
       media_cache: whatever `gated` takes a layer, stacked [n, …], or None.
-      remat: "none" or a key of `REMAT`: what a group's backward recomputes.
+      remat: "none" or a key of `REMAT`: what the backward finds kept.
       unroll: lay the groups out one after another in the program: faster for a few small ones,
         where stacking what the backward needs costs as much as computing it.
-      constrain: applied to x after each group (a sharding constraint).
+      constrain: applied to x after each layer (a sharding constraint).
       dtype: of the computation.
 
     Returns:
@@ -119,17 +124,24 @@ def run(
 
     def one_block(x: Array, layer: tuple[Any, Any]) -> tuple[Array, Any]:
         state, kept = layer
-        return nnx.merge(block_graph, state)(x, where, kept, dtype)
+        x, kept = nnx.merge(block_graph, state)(x, where, kept, dtype)
+        return constrain(x), kept
+
+    def one_gated(x: Array, layer: tuple[Any, Any]) -> Array:
+        assert gated is not None
+        return constrain(gated(nnx.merge(xattn_graph, layer[0]), x, layer[1]))
 
     def group(x: Array, layer: tuple[Any, Any, Any, Any]) -> tuple[Array, Any]:
         block_part, kept, xattn_part, media = layer
         if xattn_part is not None and gated is not None:
-            x = gated(nnx.merge(xattn_graph, xattn_part), x, media)
-        x, kept = jax.lax.scan(one_block, x, (block_part, kept), unroll=unroll)
-        return constrain(x), kept
+            x = one_gated(x, (xattn_part, media))
+        return jax.lax.scan(one_block, x, (block_part, kept), unroll=unroll)
 
     if remat != "none":
-        group = jax.checkpoint(group, policy=REMAT[remat], prevent_cse=False)
+        # A layer at a time, not a group: one layer's values exist at once in the backward. In a
+        # loop nothing can merge what is computed again with what was; laid out, it would be.
+        again = functools.partial(jax.checkpoint, policy=REMAT[remat], prevent_cse=unroll)
+        one_block, one_gated = again(one_block), again(one_gated)
 
     first_block, first_gated, caches = 0, 0, []
     for part in parts:
@@ -140,8 +152,8 @@ def run(
             xattn_part = jax.tree.map(lambda a: a[:, 0], _cut(xattn_state, *take))
             media = jax.tree.map(lambda a: a[:, 0], _cut(media_cache, *take))
             first_gated += part.repeats
-        layers = (_cut(block_state, *sizes), _cut(cache, *sizes), xattn_part, media)
-        x, kept = jax.lax.scan(group, x, layers, unroll=unroll)
+        parted = (_cut(block_state, *sizes), _cut(cache, *sizes), xattn_part, media)
+        x, kept = jax.lax.scan(group, x, parted, unroll=unroll)
         caches.append(kept)
         first_block += part.repeats * part.blocks
     return x, None if cache is None else _join(caches)

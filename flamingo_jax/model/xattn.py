@@ -14,8 +14,16 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend
+from flamingo_jax.model.layers import (
+    ATTENTION,
+    FeedForward,
+    Linear,
+    Norm,
+    attend,
+    named_projections,
+)
 from flamingo_jax.shapes import Array
 
 
@@ -102,6 +110,7 @@ class GatedCrossAttention(nnx.Module):
         if uniform is not None:
             q = jnp.where(uniform[:, :, None], jnp.zeros_like(q), q)
         heads = q.reshape(*q.shape[:2], self.cfg.heads, self.cfg.head_dim)
+        heads, k, v = named_projections(heads, k, v)
         return self.out(attend(heads, k, v, mask).reshape(q.shape), dtype)
 
     def __call__(
@@ -116,6 +125,7 @@ class GatedCrossAttention(nnx.Module):
         """[B, T, D] → [B, T, D] in `dtype`; arguments as for `attention`."""
         x = x.astype(dtype)
         x = x + _gate(self.gate_attention, dtype) * self.attention(x, k, v, mask, dtype, uniform)
+        x = checkpoint_name(x, ATTENTION[3])
         return x + _gate(self.gate_dense, dtype) * self.dense(self.norm_dense(x, dtype), dtype)
 
 

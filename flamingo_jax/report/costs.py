@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from typing import Any
 
 from flamingo_jax.report import charts, curves, reading, wording
@@ -75,9 +76,9 @@ def speed(run: Run) -> Markup:
     rows = []
     for stage in dict.fromkeys([*run.stages, *timings]):
         mine = [row for row in run.speed if row.get("stage") == stage]
-        seconds = sum(r["seconds"] for r in mine if reading.is_number(r.get("seconds")))
-        waited = sum(
-            r["data_wait_seconds"] for r in mine if reading.is_number(r.get("data_wait_seconds"))
+        seconds, waited, saving = (
+            sum(r[key] for r in mine if reading.is_number(r.get(key)))
+            for key in ("seconds", "data_wait_seconds", "checkpoint_seconds")
         )
         peak = max((r["rss_gb"] for r in mine if reading.is_number(r.get("rss_gb"))), default=None)
         logged = max((row["step"] for row in run.rows if row.get("stage") == stage), default=None)
@@ -87,15 +88,21 @@ def speed(run: Run) -> Markup:
             wording.duration(timings.get(stage)),
             wording.duration(told.get(stage, {}).get("compile_seconds")),
             *(_median(mine, f"{key}_per_second") for key in ("steps", "tokens", "images")),
-            f"{waited / seconds:.1%}" if seconds else wording.NOTHING, wording.gigabytes(peak),
+            *(f"{part / seconds:.1%}" if seconds else wording.NOTHING for part in (waited, saving)),
+            _share(mine, "mfu", statistics.median), wording.gigabytes(peak),
         ])  # fmt: skip
     total = ["together", "", wording.duration(sum(timings.values()))]
-    rows.append([*total, "", "", "", "", "", wording.gigabytes(memory(run))])
+    rows.append([*total, "", "", "", "", "", "", "", wording.gigabytes(memory(run))])
     head = ["stage", "steps", "time", "compiling", "steps/s", "tokens/s", "images/s",
-            "waiting for data", "peak memory"]  # fmt: skip
+            "waiting for data", "saving", "MFU", "peak memory"]  # fmt: skip
     probe = run.facts.get("probe")
     rate = probe.get("matmul_gflops") if isinstance(probe, dict) else None
     note = "Rates are medians of the logged intervals."
+    goodput = _share(run.speed, "goodput", lambda values: values[-1])
+    restarts = max((row["restarts"] for row in run.speed if "restarts" in row), default=0)
+    if goodput != wording.NOTHING:
+        note += f" Goodput {goodput}: of the time since the first start, so much went into steps "
+        note += f"that still count; {restarts} restarts."
     if reading.is_number(rate):
         note += f" A matrix product on this machine reached {wording.number(rate)} GFLOP/s."
     return join(
@@ -103,6 +110,12 @@ def speed(run: Run) -> Markup:
         tag("p", note, class_="note"),
         curves.speed(run),
     )
+
+
+def _share(rows: list[dict[str, Any]], key: str, choose: Callable[[list[float]], float]) -> str:
+    """One of the values of a field that is a share, as per cent."""
+    values = [float(row[key]) for row in rows if reading.is_number(row.get(key))]
+    return f"{choose(values):.1%}" if values else wording.NOTHING
 
 
 def _median(rows: list[dict[str, Any]], key: str) -> str:

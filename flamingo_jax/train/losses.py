@@ -18,27 +18,41 @@ from flamingo_jax.train import objective
 
 
 def text_loss(
-    graph: Any, params: Params, frozen: Params, batch: Batch, key: Array
+    graph: Any,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    key: Array,
+    count: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
-    """The mean NLL of the batch's targets (Flamingo eq. (2)), and their number."""
+    """The mean NLL of the batch's targets (Flamingo eq. (2)), and their number.
+
+    Of a part of a batch, `count` is the number of the whole batch's targets: losses add up.
+    """
     del key
     model = nnx.merge(graph, merge_trees(params, frozen))
-    nll, count = objective.next_token(model(batch), batch)
-    return nll / jnp.maximum(count, 1.0), {"tokens": count}
+    nll, own = _next_token(model, batch)
+    return nll / jnp.maximum(own if count is None else count, 1.0), {"tokens": own}
+
+
+def _next_token(model: Any, batch: Batch) -> tuple[Array, Array]:
+    """Summed NLL and number of targets of a Flamingo or a bare language model."""
+    head, chunk = model.head_weights(), model.cfg.loss_chunk
+    return objective.next_token(model.logit_parts, head, model.hidden(batch), batch, chunk)
 
 
 def text_measure(graph: Any, params: Params, frozen: Params, batch: Batch) -> dict[str, Array]:
     """Summed NLL with the right media and, where there are media, with other rows' media."""
     model = nnx.merge(graph, merge_trees(params, frozen))
     if batch.media.shape[1] == 0:
-        nll, count = objective.next_token(model(batch), batch)
+        nll, count = _next_token(model, batch)
         return {"nll": nll, "count": count}
     features = model.encode(batch.media)
     shown = [(jnp.roll(features, n, axis=0), jnp.roll(batch.frames, n, axis=0)) for n in (0, 1)]
 
     def nll_of(media: tuple[Array, Array]) -> tuple[Array, Array]:
         other = dataclasses.replace(batch, media=media[0], frames=media[1])
-        return objective.next_token(model(other), batch)
+        return _next_token(model, other)
 
     # A loop of two rather than two calls: half as much to compile.
     (nll, shuffled), count = lax.map(nll_of, jax.tree.map(lambda *pair: jnp.stack(pair), *shown))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from flamingo_jax.shapes import Array, Params, map_paths
+from flamingo_jax.train.skipping import skip_bad_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +31,7 @@ class OptimizerSpec:
     schedule: str = "constant"
     end: float = 0.0
     multipliers: tuple[tuple[str, float], ...] = ()
+    skip_above: float = 0.0
 
 
 def matches(patterns: tuple[str, ...], path: str) -> bool:
@@ -102,7 +104,7 @@ def multiply(multipliers: tuple[tuple[str, float], ...]) -> optax.GradientTransf
 
 
 def make(spec: OptimizerSpec, steps: int) -> optax.GradientTransformation:
-    """The chain: adaptive clipping, global clipping, Adam with decoupled decay, multipliers."""
+    """Adaptive clipping, global clipping, Adam with decoupled decay, multipliers; no bad step."""
     chain: list[Any] = []
     if spec.agc:
         chain.append(adaptive_clip(spec.agc, spec.agc_paths))
@@ -124,4 +126,4 @@ def make(spec: OptimizerSpec, steps: int) -> optax.GradientTransformation:
     )
     if spec.multipliers:
         chain.append(multiply(spec.multipliers))
-    return optax.chain(*chain)
+    return skip_bad_steps(optax.chain(*chain), spec.skip_above)

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 import optax
 
 from flamingo_jax.shapes import Array, Batch, Params
+from flamingo_jax.train import skipping
+from flamingo_jax.train.parts import GradientFn, gradient
 
-LossFn = Callable[[Params, Params, Batch, Array], tuple[Array, dict[str, Array]]]
+LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 """(trainable, frozen, batch, key) → loss f32[], {name: f32[]} to be logged."""
 
 
@@ -64,6 +66,7 @@ def train_step(
     lr: optax.Schedule,
     seed: int,
     watch: Callable[[Params], dict[str, Array]],
+    gradient_of: Callable[[str, LossFn], GradientFn] = lambda name, loss_fn: gradient(loss_fn),
 ) -> Callable[[TrainState, Params, dict[str, Batch]], tuple[TrainState, dict[str, Array]]]:
     """Builds the update function, to be jitted.
 
@@ -73,10 +76,13 @@ def train_step(
       lr: its schedule, for the log alone.
       seed: all randomness is fold_in(fold_in(seed, step), dataset's place).
       watch: scalars of the parameters to be logged (gates).
+      gradient_of: how a dataset's gradient is taken, where not of its batch at once.
 
     Returns:
       A function (state, frozen, batches) → (state, metrics); metrics are f32[] each.
     """
+
+    gradients = {name: gradient_of(name, loss_fn) for name, (loss_fn, _) in loss_fns.items()}
 
     def update(
         state: TrainState, frozen: Params, batches: dict[str, Batch]
@@ -84,9 +90,8 @@ def train_step(
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         grads = jax.tree.map(jnp.zeros_like, state.params)
         total, metrics = jnp.zeros(()), {}
-        for place, (name, (loss_fn, weight)) in enumerate(loss_fns.items()):
-            value = jax.value_and_grad(loss_fn, has_aux=True)
-            (loss, aux), g = value(
+        for place, (name, (_, weight)) in enumerate(loss_fns.items()):
+            (loss, aux), g = gradients[name](
                 state.params, frozen, batches[name], jax.random.fold_in(key, place)
             )
             grads = jax.tree.map(lambda a, b, w=weight: a + w * b, grads, g)
@@ -96,7 +101,7 @@ def train_step(
         updates, opt = tx.update(grads, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         metrics |= {"loss": total, "grad_norm": optax.tree.norm(grads), "lr": lr(state.step)}
-        metrics |= watch(params)
+        metrics |= watch(params) | skipping.counts(opt)
         return TrainState(state.step + 1, params, opt), metrics
 
     return update

@@ -171,7 +171,7 @@ def _targets(config: Any, stage: str, abstract: Params, mesh: Mesh | None) -> tu
         device = SingleDeviceSharding(jax.local_devices()[0])
         placed = map_paths(lambda *_: device, abstract)
     else:
-        placed = sharding.param_shardings(abstract, mesh)
+        placed = sharding.param_shardings(abstract, mesh, assemble.head_counts(config))
     where = flatten_paths(placed)
     patterns = ("",) if stage == "language" else config.trainable
     trained, frozen = {}, {}

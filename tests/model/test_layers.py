@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from flamingo_jax.model.layers import ACTIVATIONS, FeedForward, Linear, Norm, attend, dot
+from flamingo_jax.model.layers import ACTIVATIONS, FeedForward, Linear, Norm, attend
+from flamingo_jax.model.products import dot
 
 
 def normal(seed: int, *shape: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def plain(trainer, tmp_path_factory) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("plain")
     with pytest.MonkeyPatch.context() as patch:
         make = sharding.make_mesh
-        patch.setattr(sharding, "make_mesh", lambda *sizes: make(devices=jax.devices()[:1]))
+        patch.setattr(sharding, "make_mesh", lambda *sizes, **_: make(devices=jax.devices()[:1]))
         assert prepare(trainer, folder / "out", folder / "run", *PLAIN, "--shard-size=5") == 0
     return folder / "out"
 

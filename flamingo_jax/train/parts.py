@@ -1,0 +1,67 @@
+"""Micro-batches: the gradient of a batch taken part by part, so that one part's activations exist.
+
+Every part's loss is divided by the number of the whole batch's targets (the denominator of one
+dataset's loss, whatever the parts), so that losses and gradients of the parts add up to the
+batch's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from flamingo_jax.shapes import Array, Batch, Params
+from flamingo_jax.train import objective
+
+GradientFn = Callable[[Params, Params, Batch, Array], tuple[tuple[Array, dict[str, Array]], Params]]
+"""(trainable, frozen, batch, key) → ((loss f32[], {name: f32[]}), gradient)."""
+
+
+def gradient(
+    loss_fn: Callable[..., tuple[Array, dict[str, Array]]],
+    parts: int = 1,
+    split: Callable[[Batch, int], Batch] | None = None,
+    pin: Callable[[Params], Params] = lambda grads: grads,
+) -> GradientFn:
+    """The loss and its gradient, over a batch in so many parts.
+
+    Args:
+      loss_fn: (trainable, frozen, batch, key) → loss and {name: f32[]}; with more than one part it
+        also takes `count`, the number of the whole batch's targets, and what it returns beside the
+        loss is summed over the parts.
+      parts: n.
+      split: batch [B, …] → parts [n, B / n, …], each with rows of every device
+        (`sharding.split_rows`).
+      pin: fixes the gradient's sharding (that of the parameters).
+    """
+    value = jax.value_and_grad(loss_fn, has_aux=True)
+
+    def whole(
+        params: Params, frozen: Params, batch: Batch, key: Array
+    ) -> tuple[tuple[Array, dict[str, Array]], Params]:
+        found, g = value(params, frozen, batch, key)
+        return found, pin(g)
+
+    if parts == 1:
+        return whole
+    assert split is not None
+
+    def summed(
+        params: Params, frozen: Params, batch: Batch, key: Array
+    ) -> tuple[tuple[Array, dict[str, Array]], Params]:
+        count = objective.targets(batch)
+
+        def add(grads: Params, part: tuple[Array, Batch]) -> tuple[Params, Any]:
+            i, rows = part
+            found, g = value(params, frozen, rows, jax.random.fold_in(key, i), count=count)
+            return pin(jax.tree.map(jnp.add, grads, g)), found
+
+        zeros = pin(jax.tree.map(jnp.zeros_like, params))
+        grads, found = lax.scan(add, zeros, (jnp.arange(parts), split(batch, parts)))
+        return jax.tree.map(lambda a: jnp.sum(a, axis=0), found), grads
+
+    return summed
