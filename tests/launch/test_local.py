@@ -28,6 +28,9 @@ def save(number, frame):
 def rest():
     leave("ready", os.getpid())
     time.sleep(60)
+def after(*names):  # what the other processes leave: one that is stopped sooner has not yet run
+    while not all((word / name).exists() for name in names):
+        time.sleep(0.02)
 """
 
 
@@ -81,7 +84,8 @@ if start == 0:
     if me == 1:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as one that hangs in a collective
     leave("pid", os.getpid())
-    time.sleep(0.1 if me == 2 else 60)
+    after("pid-0-0", "pid-1-0", "pid-2-0")
+    time.sleep(0 if me == 2 else 60)
     os.kill(os.getpid(), signal.SIGKILL)
 """
     supervisor = started(code, "--devices-per-process=3", "--grace=0.3", processes=3)
@@ -147,6 +151,7 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if start == 0:
     leave("ready", os.getpid())
     if me == 1:
+        after("ready-0-0")
         sys.exit(143)
     time.sleep(0.5)
     leave("saved")
@@ -187,7 +192,8 @@ def test_a_job_that_makes_no_progress_is_given_up(started, tmp_path: pathlib.Pat
 
 
 def test_restarts_are_counted(started, tmp_path: pathlib.Path):
-    supervisor = started("leave('ran')\nsys.exit(1)", "--restarts=1", "--quick-seconds=0")
+    code = "leave('ran')\nafter(f'ran-0-{start}', f'ran-1-{start}')\nsys.exit(1)"
+    supervisor = started(code, "--restarts=1", "--quick-seconds=0")
     _, err = supervisor.communicate(timeout=30)
     assert supervisor.returncode == 1
     assert len(list(tmp_path.glob("ran-0-*"))) == 2
