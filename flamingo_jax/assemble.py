@@ -23,6 +23,7 @@ from flamingo_jax.data.interleave import Rules
 from flamingo_jax.data.rows import DatasetSpec
 from flamingo_jax.data.sources import SourceSpec
 from flamingo_jax.errors import InputError
+from flamingo_jax.layout import Layout
 from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
 from flamingo_jax.model.language import DecoderConfig
@@ -31,7 +32,14 @@ from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.text import TextConfig
 from flamingo_jax.model.vision import VisionConfig
 from flamingo_jax.model.xattn import XattnConfig
-from flamingo_jax.shapes import Array, Batch, Params, flatten_paths, unflatten_paths
+from flamingo_jax.shapes import (
+    Array,
+    Batch,
+    Params,
+    abstract_batch,
+    flatten_paths,
+    unflatten_paths,
+)
 from flamingo_jax.train import losses
 from flamingo_jax.train import optimizer as opt
 from flamingo_jax.train import step as steps
@@ -91,7 +99,13 @@ class Stage:
           media: dims of a frame's cached features, (P, E); None = pixels.
         """
         rows = sharding.rows_sharding(self.mesh)
-        return {name: _abstract_batch(spec, media, rows) for name, spec in self.datasets.items()}
+
+        def of(s: DatasetSpec) -> Batch:
+            features = media if s.media else None
+            sizes = (s.batch, s.length, (s.media, s.frames), s.image_size)
+            return abstract_batch(*sizes, features, rows)
+
+        return {name: of(spec) for name, spec in self.datasets.items()}
 
     def initial(self, seed: int, paths: set[str], dtype: Any = jnp.float32) -> Params:
         """Initial values of the parameters at `paths`, made sharded, the same on every mesh."""
@@ -104,25 +118,6 @@ class Stage:
 
         out = {path: shardings[path] for path in sorted(paths)}
         return unflatten_paths(jax.jit(make, out_shardings=out)())
-
-
-def _abstract_batch(spec: DatasetSpec, media: tuple[int, ...] | None, rows: Any) -> Batch:
-    def array(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((spec.batch, *dims), dtype, sharding=rows)
-
-    T, M, side = spec.length, spec.media, spec.image_size
-    if media is None or not M:
-        shown = array(jnp.uint8, M, spec.frames, side, side, 3)
-    else:
-        shown = array(jnp.bfloat16, M, spec.frames, *media)
-    return Batch(
-        tokens=array(jnp.int32, T),
-        positions=array(jnp.int32, T),
-        media=shown,
-        frames=array(jnp.int32, M),
-        media_of_token=array(jnp.int32, T),
-        loss_mask=array(jnp.float32, T),
-    )
 
 
 def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
@@ -292,7 +287,7 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         language = dataclasses.replace(whole.language, new_tokens=0)
         kept = {name: getattr(whole, name) for name in ("remat", "loss_chunk", "unroll", "dtype")}
         whole = FlamingoConfig(language, **kept)
-    layout = sharding.Layout(mesh, c.mesh.sequence)
+    layout = Layout(mesh, c.mesh.sequence)
     return _Kind(
         lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), layout=layout),
         losses.text_loss,
@@ -330,6 +325,9 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
     frozen_shardings = sharding.param_shardings(frozen, mesh, heads)
     state, state_shardings = steps.state_shardings(trainable, tx, shardings, whole)
     weights = {row: settings.datasets[row].weight for row in datasets}
+    seeing = {path for path in flat if path.startswith("vision/")}
+    frozen_sight = bool(seeing) and seeing <= fixed
+    encode = functools.partial(losses.encoded, graph) if frozen_sight else steps.as_given
     update = steps.train_step(
         {row: (functools.partial(kind.loss, graph), weights[row]) for row in datasets},
         tx,
@@ -342,6 +340,7 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
             functools.partial(sharding.split_rows, mesh=mesh),
             functools.partial(jax.lax.with_sharding_constraint, shardings=shardings),
         ),
+        encode,
     )
     measured = [row for row in datasets if settings.datasets[row].validation]
     measures = {row: functools.partial(kind.measure, graph) for row in measured}
@@ -367,7 +366,7 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
             compiler_options=sharding.compiler_options(mesh),
         ),
         evaluate=jax.jit(
-            steps.eval_step(measures),
+            steps.eval_step(measures, encode),
             in_shardings=(shardings, frozen_shardings, rows),
             out_shardings=whole,
             compiler_options=sharding.compiler_options(mesh),

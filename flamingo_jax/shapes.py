@@ -22,6 +22,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 Array = Any
 """A `jax.Array`, a `numpy.ndarray`, or (when only shapes are known) a `jax.ShapeDtypeStruct`."""
@@ -51,6 +52,39 @@ class Batch:
     frames: Array
     media_of_token: Array
     loss_mask: Array
+
+
+def abstract_batch(
+    batch: int,
+    length: int,
+    media: tuple[int, int],
+    image_size: int,
+    features: tuple[int, ...] | None = None,
+    sharding: Any = None,
+) -> Batch:
+    """A batch of ShapeDtypeStructs.
+
+    Args:
+      batch: B.
+      length: T.
+      media: M and F.
+      image_size: Y and X.
+      features: P and E, where the media are cached features in place of pixels.
+      sharding: of all its arrays.
+    """
+
+    def array(dtype: Any, *dims: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((batch, *dims), dtype, sharding=sharding)
+
+    pixels = (jnp.uint8, *media, image_size, image_size, 3)
+    return Batch(
+        tokens=array(jnp.int32, length),
+        positions=array(jnp.int32, length),
+        media=array(*pixels) if features is None else array(jnp.bfloat16, *media, *features),
+        frames=array(jnp.int32, media[0]),
+        media_of_token=array(jnp.int32, length),
+        loss_mask=array(jnp.float32, length),
+    )
 
 
 def flatten_paths(tree: Params, prefix: str = "") -> dict[str, Any]:

@@ -15,7 +15,7 @@ FLOORS = (
     {"shapes", "checks", "overrides"},
     {"config"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},
-    {"distributed", "agreement", "watchdog", "pace", "profiling", "tracking"},
+    {"layout", "distributed", "agreement", "watchdog", "pace", "profiling", "tracking"},
     {"data", "model", "logs"},
     {"pretrained", "train", "sealed"},
     {"checkpoint", "workdir"},

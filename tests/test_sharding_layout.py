@@ -12,8 +12,9 @@ from jax.sharding import PartitionSpec as P
 
 from flamingo_jax import sharding
 from flamingo_jax.errors import InputError
+from flamingo_jax.layout import Layout
 from flamingo_jax.shapes import Batch
-from flamingo_jax.sharding import Layout, Remark
+from flamingo_jax.sharding import Remark
 from flamingo_jax.train import objective
 
 HEADS = (
@@ -127,8 +128,8 @@ def test_images_are_spread_over_all_devices_and_come_back(media):
 
     @jax.jit
     def encode(images):
-        spread = layout.spread(images)
-        return spread, layout.gather(spread.astype(jnp.float32) * 2, n)
+        spread = layout.spread([images])
+        return spread, layout.gather(spread.astype(jnp.float32) * 2, [n])[0]
 
     rows = jax.device_put(images, sharding.rows_sharding(mesh))
     spread, features = encode(rows)
@@ -136,7 +137,7 @@ def test_images_are_spread_over_all_devices_and_come_back(media):
     assert {s.data.shape for s in spread.addressable_shards} == {(each, 2)}
     np.testing.assert_array_equal(features, images * 2.0)
     assert {s.data.shape[0] for s in features.addressable_shards} == {n // 4}
-    assert layout.spread(images[:0]).shape == (0, 2)
+    assert layout.spread([images[:0]]).shape == (0, 2)
 
 
 def test_a_split_vocabulary_is_never_joined():

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model import segments as seg
 from flamingo_jax.model.language import (
     Decoder,
@@ -33,7 +35,6 @@ from flamingo_jax.model.resampler import Resampler, ResamplerConfig
 from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.model.xattn import GatedCrossAttention, XattnConfig
 from flamingo_jax.shapes import Array, Batch
-from flamingo_jax.sharding import ANYWHERE, Layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +115,27 @@ class Flamingo(nnx.Module):
 
     def encode(self, media: Array) -> Array:
         """u8[B, M, F, Y, X, C] → features [B, M, F, P, E]; features pass as they are."""
-        if media.dtype != jnp.uint8:
-            return media.astype(self.dtype)
+        return self.encode_all([media])[0]
+
+    def encode_all(self, media: Sequence[Array]) -> list[Array]:
+        """As `encode`, of several batches whose pictures are of one size, in one pass."""
+        dims = {a.shape[3:] for a in media if a.dtype == jnp.uint8}
+        if not dims:
+            return [a.astype(self.dtype) for a in media]
         if self.vision is None:
             raise ValueError("this model has no vision encoder: give features, not pixels")
-        B, M, F = media.shape[:3]
-        dtype = jnp.dtype(self.cfg.vision_dtype)
-        pixels = self.layout.spread(media.reshape(B * M * F, *media.shape[3:]))
-        features = self.layout.gather(self.vision(pixels, dtype), B * M * F)
-        return features.reshape(B, M, F, *features.shape[1:]).astype(self.dtype)
+        seen = [a for a in media if a.dtype == jnp.uint8]
+        pictures = [a.reshape(math.prod(a.shape[:3]), *a.shape[3:]) for a in seen]
+        features = self.vision(self.layout.spread(pictures), jnp.dtype(self.cfg.vision_dtype))
+        found = iter(self.layout.gather(features, [len(a) for a in pictures]))
+
+        def of(a: Array) -> Array:
+            if a.dtype == jnp.uint8:
+                own = next(found)
+                a = own.reshape(*a.shape[:3], *own.shape[1:])
+            return a.astype(self.dtype)
+
+        return [of(a) for a in media]
 
     def resample(self, features: Array, frames: Array) -> Array:
         """Features [B, M, F, P, E] → media tokens [B, M·R, D] (or their own width, unprojected)."""
@@ -146,7 +159,8 @@ class Flamingo(nnx.Module):
     def hidden(self, batch: Batch) -> Array:
         """The residual stream after the final norm: [B, T, D]."""
         x = self.layout.residual(self.embed(batch.tokens, self.dtype))
-        where = place(self.cfg.language, batch.positions, causal_mask(batch.positions))
+        mask = causal_mask(batch.positions)
+        where = place(self.cfg.language, batch.positions, mask, layout=self.layout)
         apply: seg.GatedStep | None = None
         if self.xattn is not None and self.cfg.resampler is not None:
             media = self.resample(self.encode(batch.media), batch.frames)
@@ -154,7 +168,8 @@ class Flamingo(nnx.Module):
 
             def gated(layer: Any, x: Array, kept: Any) -> Array:
                 del kept
-                return layer(x, *layer.keys_values(media, self.dtype), mask, self.dtype)
+                kv = layer.keys_values(media, self.dtype)
+                return layer(x, *kv, mask, self.dtype, layout=self.layout)
 
             apply = gated
         x, _ = self._blocks(x, where, apply)

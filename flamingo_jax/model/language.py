@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model import positions as pos
 from flamingo_jax.model.layers import (
     ATTENTION,
@@ -64,23 +65,31 @@ class Place:
       angles: cosines and sines of rotary positions, or None.
       distances: f32[S, D] encodings of the distances of `positions.descending_distances`, or None.
       offset: i32[] slot of the first token in the cache, or None without a cache.
+      layout: where activations lie.
     """
 
     mask: Array
     angles: tuple[Array, Array] | None
     distances: Array | None
     offset: Any = None
+    layout: Layout = ANYWHERE
 
 
-def place(cfg: DecoderConfig, positions: Array, mask: Array, offset: Array | None = None) -> Place:
+def place(
+    cfg: DecoderConfig,
+    positions: Array,
+    mask: Array,
+    offset: Array | None = None,
+    layout: Layout = ANYWHERE,
+) -> Place:
     """Prepares a `Place`: positions i32[B, T], mask bool[B, 1, T, S], offset i32[] with a cache."""
     T, S = mask.shape[2], mask.shape[3]
     if cfg.positions == "rotary":
         angles = pos.rotary_angles(positions, cfg.head_dim, cfg.rotary_base)
-        return Place(mask, angles, None, offset)
+        return Place(mask, angles, None, offset, layout)
     start = S - T if offset is None else offset
     distances = pos.descending_distances(T, S, start)
-    return Place(mask, None, pos.sinusoids(distances, cfg.width), offset)
+    return Place(mask, None, pos.sinusoids(distances, cfg.width), offset, layout)
 
 
 class Block(nnx.Module):
@@ -126,17 +135,18 @@ class Block(nnx.Module):
           x [B, T, D] and the cache with the new tokens' keys and values written at `where.offset`.
         """
         x, cache = self._attention(x, where, cache, dtype)
-        return x + self.dense(self.norm_dense(x, dtype), dtype), cache
+        h = where.layout.whole(self.norm_dense(x, dtype))
+        return x + where.layout.residual(self.dense(h, dtype, where.layout)), cache
 
     def _attention(
         self, x: Array, where: Place, cache: tuple[Array, Array] | None, dtype: Any
     ) -> tuple[Array, tuple[Array, Array] | None]:
-        cfg = self.cfg
+        cfg, layout = self.cfg, where.layout
         B, T, _ = x.shape
-        h = self.norm_attention(x, dtype)
-        q = self.query(h, dtype).reshape(B, T, cfg.heads, cfg.head_dim)
-        k = self.key(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim)
-        v = self.value(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim)
+        h = layout.whole(self.norm_attention(x, dtype))
+        q = layout.split(self.query(h, dtype).reshape(B, T, cfg.heads, cfg.head_dim), 2)
+        k = layout.split(self.key(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim), 2)
+        v = layout.split(self.value(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim), 2)
         if where.angles is not None:
             q, k = pos.rotate(q, where.angles), pos.rotate(k, where.angles)
         q, k, v = named_projections(q, k, v)
@@ -150,8 +160,9 @@ class Block(nnx.Module):
         if where.distances is not None:
             bias = self._relative_scores(q, where.distances, dtype)
             q = q + self.content_bias[...].astype(dtype)
-        y = attend(q, k, v, where.mask, bias=bias).reshape(B, T, cfg.heads * cfg.head_dim)
-        return checkpoint_name(x + self.out(y, dtype), ATTENTION[3]), cache
+        y = layout.split(attend(q, k, v, where.mask, bias=bias), 2)
+        y = y.reshape(B, T, cfg.heads * cfg.head_dim)
+        return checkpoint_name(x + layout.residual(self.out(y, dtype)), ATTENTION[3]), cache
 
     def _relative_scores(self, q: Array, distances: Array, dtype: Any) -> Array:
         """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]."""

@@ -16,6 +16,7 @@ from flax import nnx
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model.products import dot
 from flamingo_jax.shapes import Array
 
@@ -117,11 +118,11 @@ class FeedForward(nnx.Module):
         self.down = Linear(hidden, width, bias=bias, init=out_init, rngs=rngs)
         self.activation = activation
 
-    def __call__(self, x: Array, dtype: Any) -> Array:
-        """[..., D] → [..., D] in `dtype`."""
+    def __call__(self, x: Array, dtype: Any, layout: Layout = ANYWHERE) -> Array:
+        """[..., D] → [..., D] in `dtype`; `layout` = where the hidden units lie."""
         act = ACTIVATIONS[self.activation]
-        h = self.up(x, dtype)
-        h = act(h) if self.gate is None else act(self.gate(x, dtype)) * h
+        h = layout.split(self.up(x, dtype))
+        h = act(h) if self.gate is None else act(layout.split(self.gate(x, dtype))) * h
         return self.down(h, dtype)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model.layers import (
     ATTENTION,
     FeedForward,
@@ -94,6 +95,7 @@ class GatedCrossAttention(nnx.Module):
         mask: Array | None,
         dtype: Any,
         uniform: Array | None = None,
+        layout: Layout = ANYWHERE,
     ) -> Array:
         """What the text gathers from the media, before the gate: [B, T, D].
 
@@ -105,13 +107,15 @@ class GatedCrossAttention(nnx.Module):
           dtype: of the computation.
           uniform: bool[B, T], tokens that weigh all that their mask allows alike; None = none.
             It reproduces a trait of other implementations, see `pretrained.open_flamingo`.
+          layout: where activations lie.
         """
-        q = self.query(self.norm_query(x, dtype), dtype)
+        q = self.query(layout.whole(self.norm_query(x, dtype)), dtype)
         if uniform is not None:
             q = jnp.where(uniform[:, :, None], jnp.zeros_like(q), q)
         heads = q.reshape(*q.shape[:2], self.cfg.heads, self.cfg.head_dim)
+        heads, k, v = (layout.split(a, 2) for a in (heads, k, v))
         heads, k, v = named_projections(heads, k, v)
-        return self.out(attend(heads, k, v, mask).reshape(q.shape), dtype)
+        return self.out(layout.split(attend(heads, k, v, mask), 2).reshape(q.shape), dtype)
 
     def __call__(
         self,
@@ -121,12 +125,15 @@ class GatedCrossAttention(nnx.Module):
         mask: Array | None,
         dtype: Any,
         uniform: Array | None = None,
+        layout: Layout = ANYWHERE,
     ) -> Array:
         """[B, T, D] → [B, T, D] in `dtype`; arguments as for `attention`."""
         x = x.astype(dtype)
-        x = x + _gate(self.gate_attention, dtype) * self.attention(x, k, v, mask, dtype, uniform)
-        x = checkpoint_name(x, ATTENTION[3])
-        return x + _gate(self.gate_dense, dtype) * self.dense(self.norm_dense(x, dtype), dtype)
+        seen = layout.residual(self.attention(x, k, v, mask, dtype, uniform, layout))
+        x = checkpoint_name(x + _gate(self.gate_attention, dtype) * seen, ATTENTION[3])
+        h = layout.whole(self.norm_dense(x, dtype))
+        dense = layout.residual(self.dense(h, dtype, layout))
+        return x + _gate(self.gate_dense, dtype) * dense
 
 
 def _gate(gate: nnx.Param, dtype: Any) -> Array:

@@ -35,6 +35,19 @@ def text_loss(
     return nll / jnp.maximum(own if count is None else count, 1.0), {"tokens": own}
 
 
+def encoded(
+    graph: Any, params: Params, frozen: Params, batches: dict[str, Batch]
+) -> dict[str, Batch]:
+    """The batches with features for pixels: the frozen encoder sees all datasets' pictures at once.
+
+    One pass has one program and full products, and no gradient goes into it.
+    """
+    model = nnx.merge(graph, merge_trees(params, frozen))
+    features = model.encode_all([batch.media for batch in batches.values()])
+    pairs = zip(batches.items(), features, strict=True)
+    return {name: dataclasses.replace(batch, media=media) for (name, batch), media in pairs}
+
+
 def _next_token(model: Any, batch: Batch) -> tuple[Array, Array]:
     """Summed NLL and number of targets of a Flamingo or a bare language model."""
     head, chunk = model.head_weights(), model.cfg.loss_chunk

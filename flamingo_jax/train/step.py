@@ -14,6 +14,9 @@ from flamingo_jax.shapes import Array, Batch, Params
 from flamingo_jax.train import skipping
 from flamingo_jax.train.parts import GradientFn, gradient
 
+Encode = Callable[[Params, Params, dict[str, Batch]], dict[str, Batch]]
+"""(trainable, frozen, batches) → batches whose pixels have become features."""
+
 LossFn = Callable[..., tuple[Array, dict[str, Array]]]
 """(trainable, frozen, batch, key) → loss f32[], {name: f32[]} to be logged."""
 
@@ -60,6 +63,12 @@ def state_shardings(
     return TrainState(step, abstract_params, opt), TrainState(whole, shardings, opt_shardings)
 
 
+def as_given(params: Params, frozen: Params, batches: dict[str, Batch]) -> dict[str, Batch]:
+    """Batches as they are: of text, of features, or of an encoder that is trained."""
+    del params, frozen
+    return batches
+
+
 def train_step(
     loss_fns: dict[str, tuple[LossFn, float]],
     tx: optax.GradientTransformation,
@@ -67,6 +76,7 @@ def train_step(
     seed: int,
     watch: Callable[[Params], dict[str, Array]],
     gradient_of: Callable[[str, LossFn], GradientFn] = lambda name, loss_fn: gradient(loss_fn),
+    encode: Encode = as_given,
 ) -> Callable[[TrainState, Params, dict[str, Batch]], tuple[TrainState, dict[str, Array]]]:
     """Builds the update function, to be jitted.
 
@@ -77,6 +87,7 @@ def train_step(
       seed: all randomness is fold_in(fold_in(seed, step), dataset's place).
       watch: scalars of the parameters to be logged (gates).
       gradient_of: how a dataset's gradient is taken, where not of its batch at once.
+      encode: what is done to all datasets' batches before, outside the gradient.
 
     Returns:
       A function (state, frozen, batches) → (state, metrics); metrics are f32[] each.
@@ -88,6 +99,7 @@ def train_step(
         state: TrainState, frozen: Params, batches: dict[str, Batch]
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        batches = encode(state.params, frozen, batches)
         grads = jax.tree.map(jnp.zeros_like, state.params)
         total, metrics = jnp.zeros(()), {}
         for place, (name, (_, weight)) in enumerate(loss_fns.items()):
@@ -109,10 +121,12 @@ def train_step(
 
 def eval_step(
     measures: dict[str, Callable[[Params, Params, Batch], dict[str, Array]]],
+    encode: Encode = as_given,
 ) -> Callable[[Params, Params, dict[str, Batch]], dict[str, Array]]:
     """Builds the validation function, to be jitted: sums, so that batches add up exactly."""
 
     def evaluate(params: Params, frozen: Params, batches: dict[str, Batch]) -> dict[str, Array]:
+        batches = encode(params, frozen, batches)
         return {
             f"{name}/{key}": value
             for name, measure in measures.items()
