@@ -43,6 +43,11 @@ class Layout:
     def _over(self, axis: str) -> int:
         return 1 if self.mesh is None else self.mesh.shape[axis]
 
+    @property
+    def shards(self) -> int:
+        """Into how many parts rows are split."""
+        return self._over("replica") * self._over("fsdp")
+
     def _tensor(self, size: int) -> str | None:
         """The axis for a dim of this size: none where it does not divide it."""
         return "tensor" if size % self._over("tensor") == 0 else None
@@ -78,7 +83,7 @@ class Layout:
         group's images. Those of a device come from its own group's rows. n' is the sum of the n,
         padded with zeros to what can be split.
         """
-        shards, tensor = self._over("replica") * self._over("fsdp"), self._over("tensor")
+        shards, tensor = self.shards, self._over("tensor")
         parts = [a.reshape(shards, a.shape[0] // shards, *a.shape[1:]) for a in images]
         grid = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
         grid = jnp.pad(grid, ((0, 0), (0, -grid.shape[1] % tensor), *((0, 0),) * (grid.ndim - 2)))
@@ -87,7 +92,7 @@ class Layout:
 
     def gather(self, features: Array, sizes: Sequence[int]) -> list[Array]:
         """The inverse of `spread`: [n', …] → [n, …] for each n, split as its batch's rows alone."""
-        shards = self._over("replica") * self._over("fsdp")
+        shards = self.shards
         grid = self._pin(features.reshape(shards, -1, *features.shape[1:]), ROWS)
         found, first = [], 0
         for n in sizes:

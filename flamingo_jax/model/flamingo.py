@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -28,9 +28,11 @@ from flamingo_jax.model.language import (
     head_weights,
     logit_parts,
     place,
+    place_all,
 )
 from flamingo_jax.model.layers import Linear
 from flamingo_jax.model.masks import cached_causal_mask, causal_mask, media_mask
+from flamingo_jax.model.packing import Packing
 from flamingo_jax.model.resampler import Resampler, ResamplerConfig
 from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.model.xattn import GatedCrossAttention, XattnConfig
@@ -142,7 +144,10 @@ class Flamingo(nnx.Module):
         if self.resampler is None:
             raise ValueError("this model has no resampler: it is a bare language model")
         media = self.resampler(features, frames, self.dtype)
-        media = media.reshape(media.shape[0], -1, media.shape[-1])
+        B, M, R, E = media.shape
+        return self._projected(media.reshape(B, M * R, E))
+
+    def _projected(self, media: Array) -> Array:
         return media if self.project is None else self.project(media, self.dtype)
 
     def media_keys_values(self, media: Array) -> tuple[Array, Array]:
@@ -158,22 +163,50 @@ class Flamingo(nnx.Module):
 
     def hidden(self, batch: Batch) -> Array:
         """The residual stream after the final norm: [B, T, D]."""
-        x = self.layout.residual(self.embed(batch.tokens, self.dtype))
-        mask = causal_mask(batch.positions)
-        where = place(self.cfg.language, batch.positions, mask, layout=self.layout)
-        apply: seg.GatedStep | None = None
-        if self.xattn is not None and self.cfg.resampler is not None:
-            media = self.resample(self.encode(batch.media), batch.frames)
-            mask = self._media_mask(batch.media_of_token, batch.frames)
+        return self.hidden_all([batch])[0]
 
-            def gated(layer: Any, x: Array, kept: Any) -> Array:
-                del kept
-                kv = layer.keys_values(media, self.dtype)
-                return layer(x, *kv, mask, self.dtype, layout=self.layout)
+    def hidden_all(self, batches: Sequence[Batch]) -> list[Array]:
+        """As `hidden`, of several batches in one pass: each weight is used once for all of them."""
+        positions = [batch.positions for batch in batches]
+        masks = [causal_mask(p) for p in positions]
+        where = place_all(self.cfg.language, positions, masks, layout=self.layout)
+        tokens = where.packing.pack([batch.tokens for batch in batches])
+        x = self.layout.residual(self.embed(tokens, self.dtype))
+        gated = None if self.xattn is None else self._gated_step(batches, where.packing)
+        x, _ = self._blocks(x, where, gated)
+        x = self.layout.whole(self.language.norm(x, self.dtype))
+        return [self.layout.residual(part) for part in where.packing.unpack(x)]
 
-            apply = gated
-        x, _ = self._blocks(x, where, apply)
-        return self.language.norm(x, self.dtype)
+    def _gated_step(self, batches: Sequence[Batch], text: Packing) -> seg.GatedStep:
+        """The gated layers' step, over the batches' media."""
+        assert self.resampler is not None
+        seen = [batch for batch in batches if batch.media.shape[1]]
+        masks = [self._media_mask(batch.media_of_token, batch.frames) for batch in batches]
+        R, media, where = self.resampler.cfg.latents, None, None
+        if seen:
+            features = self.encode_all([batch.media for batch in seen])
+            frames = [batch.frames for batch in seen]
+            media = self.resampler.over(features, frames, self.dtype, self.layout)
+            media = self._projected(self.layout.whole(media))
+            sizes = [(batch.media.shape[0], batch.media.shape[1] * R) for batch in seen]
+            where = Packing(tuple(sizes), self.layout.shards)
+
+        def keys_values(layer: Any) -> Iterator[tuple[Array, Array]]:
+            pairs = iter(())
+            if media is not None and where is not None:
+                kv = (where.unpack(a) for a in layer.keys_values(media, self.dtype))
+                pairs = zip(*kv, strict=True)
+            for batch in batches:
+                none = jnp.zeros((len(batch.tokens), 0, layer.cfg.heads, layer.cfg.head_dim))
+                yield next(pairs) if batch.media.shape[1] else (none, none)
+
+        def step(layer: Any, x: Array, kept: Any) -> Array:
+            del kept
+            own = zip(keys_values(layer), masks, strict=True)
+            kvs = [(*kv, mask) for kv, mask in own]
+            return layer.over(x, kvs, text, self.dtype, self.layout)
+
+        return step
 
     def __call__(self, batch: Batch) -> Array:
         """Logits f32[B, T, V + W]; those at t predict token t + 1."""

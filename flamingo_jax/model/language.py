@@ -7,6 +7,7 @@ positions, GELU; Hoffmann et al. 2022, Rae et al. 2021 §3) or LLaMA's (RMSNorm,
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from flamingo_jax.model.layers import (
     attend,
     named_projections,
 )
+from flamingo_jax.model.packing import Packing, packing
 from flamingo_jax.model.products import dot
 from flamingo_jax.shapes import Array
 
@@ -57,39 +59,57 @@ class DecoderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class Span:
+    """Who sees whom in one batch: mask bool[B, 1, T, S]; rotary cosines and sines, or None."""
+
+    mask: Array
+    angles: tuple[Array, Array] | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where the tokens stand, computed once for all blocks.
 
     Attributes:
-      mask: bool[B, 1, T, S].
-      angles: cosines and sines of rotary positions, or None.
-      distances: f32[S, D] encodings of the distances of `positions.descending_distances`, or None.
+      spans: of each batch in the stream.
+      packing: how they lie in it.
+      distances: f32[S, D] encodings of the distances of `positions.descending_distances` in the
+        longest batch, or None; those of a shorter one are the last of them.
       offset: i32[] slot of the first token in the cache, or None without a cache.
       layout: where activations lie.
     """
 
-    mask: Array
-    angles: tuple[Array, Array] | None
+    spans: tuple[Span, ...]
+    packing: Packing
     distances: Array | None
     offset: Any = None
     layout: Layout = ANYWHERE
 
 
-def place(
+def place(cfg: DecoderConfig, positions: Array, mask: Array, offset: Array | None = None) -> Place:
+    """That of a batch: positions i32[B, T], mask bool[B, 1, T, S], offset i32[] in a cache."""
+    return place_all(cfg, [positions], [mask], offset=offset)
+
+
+def place_all(
     cfg: DecoderConfig,
-    positions: Array,
-    mask: Array,
+    positions: Sequence[Array],
+    masks: Sequence[Array],
     offset: Array | None = None,
     layout: Layout = ANYWHERE,
 ) -> Place:
-    """Prepares a `Place`: positions i32[B, T], mask bool[B, 1, T, S], offset i32[] with a cache."""
-    T, S = mask.shape[2], mask.shape[3]
-    if cfg.positions == "rotary":
-        angles = pos.rotary_angles(positions, cfg.head_dim, cfg.rotary_base)
-        return Place(mask, angles, None, offset, layout)
-    start = S - T if offset is None else offset
-    distances = pos.descending_distances(T, S, start)
-    return Place(mask, None, pos.sinusoids(distances, cfg.width), offset, layout)
+    """The `Place` of several batches; with a cache there is one."""
+    rotary = cfg.positions == "rotary"
+    spans = tuple(
+        Span(mask, pos.rotary_angles(p, cfg.head_dim, cfg.rotary_base) if rotary else None)
+        for p, mask in zip(positions, masks, strict=True)
+    )
+    distances = None
+    if not rotary:
+        T, S = max(mask.shape[2:] for mask in masks)
+        start = S - T if offset is None else offset
+        distances = pos.sinusoids(pos.descending_distances(T, S, start), cfg.width)
+    return Place(spans, packing(positions, layout.shards), distances, offset, layout)
 
 
 class Block(nnx.Module):
@@ -126,13 +146,13 @@ class Block(nnx.Module):
         """Runs the block.
 
         Args:
-          x: [B, T, D] residual stream.
-          where: positions and mask.
+          x: [Z, J, D] residual stream of the batches of `where`; of one, [B, T, D].
+          where: positions and masks.
           cache: keys and values [B, S, K, H] of all slots, or None.
           dtype: of the computation.
 
         Returns:
-          x [B, T, D] and the cache with the new tokens' keys and values written at `where.offset`.
+          x as it came and the cache with the new tokens' keys and values written at `where.offset`.
         """
         x, cache = self._attention(x, where, cache, dtype)
         h = where.layout.whole(self.norm_dense(x, dtype))
@@ -141,36 +161,59 @@ class Block(nnx.Module):
     def _attention(
         self, x: Array, where: Place, cache: tuple[Array, Array] | None, dtype: Any
     ) -> tuple[Array, tuple[Array, Array] | None]:
-        cfg, layout = self.cfg, where.layout
-        B, T, _ = x.shape
+        layout, packing = where.layout, where.packing
         h = layout.whole(self.norm_attention(x, dtype))
-        q = layout.split(self.query(h, dtype).reshape(B, T, cfg.heads, cfg.head_dim), 2)
-        k = layout.split(self.key(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim), 2)
-        v = layout.split(self.value(h, dtype).reshape(B, T, cfg.kv, cfg.head_dim), 2)
-        if where.angles is not None:
-            q, k = pos.rotate(q, where.angles), pos.rotate(k, where.angles)
+
+        def heads(linear: Linear) -> list[Array]:
+            y = linear(h, dtype)
+            y = layout.split(y.reshape(*y.shape[:2], -1, self.cfg.head_dim), 2)
+            return [layout.split(part, 2) for part in packing.unpack(y)]
+
+        far = None
+        if where.distances is not None:
+            far = self.relative(where.distances, dtype)
+            far = far.reshape(-1, self.cfg.heads, self.cfg.head_dim)
+        q, k, v = heads(self.query), heads(self.key), heads(self.value)
+        seen = []
+        for i, span in enumerate(where.spans):
+            y, cache = self._look(q[i], k[i], v[i], span, far, where.offset, cache, dtype)
+            seen.append(layout.split(y, 2))
+        y = packing.pack(seen)
+        y = layout.split(y, 2).reshape(*y.shape[:2], -1)
+        return checkpoint_name(x + layout.residual(self.out(y, dtype)), ATTENTION[3]), cache
+
+    def _look(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        span: Span,
+        far: Array | None,
+        offset: Any,
+        cache: tuple[Array, Array] | None,
+        dtype: Any,
+    ) -> tuple[Array, tuple[Array, Array] | None]:
+        """Self-attention of one batch, from its projections [B, T, N or K, H] → [B, T, N, H]."""
+        if span.angles is not None:
+            q, k = pos.rotate(q, span.angles), pos.rotate(k, span.angles)
         q, k, v = named_projections(q, k, v)
         if cache is not None:
-            at = (0, where.offset, 0, 0)
+            at = (0, offset, 0, 0)
             k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
             v = jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), at)
             cache = (k, v)
             k, v = k.astype(dtype), v.astype(dtype)
         bias = None
-        if where.distances is not None:
-            bias = self._relative_scores(q, where.distances, dtype)
+        if far is not None:
+            bias = self._relative_scores(q, far[-span.mask.shape[3] :], dtype)
             q = q + self.content_bias[...].astype(dtype)
-        y = layout.split(attend(q, k, v, where.mask, bias=bias), 2)
-        y = y.reshape(B, T, cfg.heads * cfg.head_dim)
-        return checkpoint_name(x + layout.residual(self.out(y, dtype)), ATTENTION[3]), cache
+        return attend(q, k, v, span.mask, bias=bias), cache
 
-    def _relative_scores(self, q: Array, distances: Array, dtype: Any) -> Array:
-        """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]."""
-        cfg = self.cfg
-        r = self.relative(distances, dtype).reshape(-1, cfg.heads, cfg.head_dim)
+    def _relative_scores(self, q: Array, far: Array, dtype: Any) -> Array:
+        """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]; far [S, N, H]."""
         q = q + self.position_bias[...].astype(dtype)
-        scores = jnp.einsum("BTNH,SNH->BNTS", q, r, preferred_element_type=jnp.float32)
-        return pos.relative_shift(scores) * cfg.head_dim**-0.5
+        scores = jnp.einsum("BTNH,SNH->BNTS", q, far, preferred_element_type=jnp.float32)
+        return pos.relative_shift(scores) * self.cfg.head_dim**-0.5
 
 
 class Decoder(nnx.Module):

@@ -8,6 +8,8 @@ a norm of its own for features and for latents, pre-norm feed-forward, a final n
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,7 +18,9 @@ from flax import nnx
 from jax import lax
 
 from flamingo_jax.errors import InputError
+from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend
+from flamingo_jax.model.packing import Packing
 from flamingo_jax.shapes import Array
 
 
@@ -92,24 +96,79 @@ class ResamplerLayer(nnx.Module):
           mask: bool[B, 1, 1, S + R]; None = everything may be attended to.
           dtype: of the computation.
         """
-        latents = self.norm_latents(latents, dtype)
+        return self._gather(latents, features, _media([(features, latents, mask)]), dtype, ANYWHERE)
+
+    def _gather(
+        self, latents: Array, features: Array, media: _Media, dtype: Any, layout: Layout
+    ) -> Array:
+        """As `attention`, over streams of latents [Z, J, E] and features [Z, J', E]."""
+        latents = layout.whole(self.norm_latents(latents, dtype))
         both = jnp.concatenate([self.norm_media(features, dtype), latents], axis=1)
 
-        def heads(x: Array) -> Array:
-            return x.reshape(*x.shape[:2], self.cfg.heads, self.cfg.head_dim)
+        def heads(linear: Linear, x: Array, where: Packing) -> list[Array]:
+            y = linear(x, dtype)
+            y = layout.split(y.reshape(*y.shape[:2], self.cfg.heads, self.cfg.head_dim), 2)
+            return where.unpack(y)
 
-        q, k, v = self.query(latents, dtype), self.key(both, dtype), self.value(both, dtype)
-        gathered = attend(heads(q), heads(k), heads(v), mask)
-        return self.out(gathered.reshape(q.shape), dtype)
+        def each(parts: list[Array]) -> list[Array]:
+            """Keys or values of each batch's media: of its features, then of its latents."""
+            n, sizes = len(parts) // 2, media.media
+            pairs = zip(parts[:n], parts[n:], sizes, strict=True)
+            return [jnp.concatenate([_of(f, m), _of(l, m)], axis=1) for f, l, m in pairs]
 
-    def feed_forward(self, latents: Array, dtype: Any) -> Array:
+        queries = heads(self.query, latents, media.latents)
+        keys, values = (each(heads(a, both, media.both)) for a in (self.key, self.value))
+        gathered = []
+        for q, k, v, mask, n in zip(queries, keys, values, media.masks, media.media, strict=True):
+            found = attend(_of(q, n), k, v, mask)
+            gathered.append(found.reshape(*q.shape[:2], -1))
+        return self.out(layout.split(media.latents.pack(gathered)), dtype)
+
+    def feed_forward(self, latents: Array, dtype: Any, layout: Layout = ANYWHERE) -> Array:
         """What the feed-forward layer adds to the latents: [B, R, E]."""
-        return self.dense(self.norm_dense(latents, dtype), dtype)
+        return self.dense(layout.whole(self.norm_dense(latents, dtype)), dtype, layout)
 
     def __call__(self, latents: Array, features: Array, mask: Array | None, dtype: Any) -> Array:
         """[B, R, E] → [B, R, E]; arguments as for `attention`."""
-        latents = latents + self.attention(latents, features, mask, dtype)
-        return latents + self.feed_forward(latents, dtype)
+        return self.over(latents, features, _media([(features, latents, mask)]), dtype, ANYWHERE)
+
+    def over(
+        self, latents: Array, features: Array, media: _Media, dtype: Any, layout: Layout
+    ) -> Array:
+        """As `__call__`, over streams of latents [Z, J, E] and features [Z, J', E]."""
+        found = layout.whole(self._gather(latents, features, media, dtype, layout))
+        latents = latents + found
+        return latents + layout.whole(self.feed_forward(latents, dtype, layout))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Media:
+    """How several batches' media lie in the streams of a layer.
+
+    Attributes:
+      latents: the packing of rows of M·R latents.
+      both: that of rows of M·F·P features of each batch, followed by those latents.
+      media: B·M of each batch.
+      masks: of each batch, bool[B · M, 1, 1, F · P + R] or None.
+    """
+
+    latents: Packing
+    both: Packing
+    media: tuple[int, ...]
+    masks: tuple[Array | None, ...]
+
+
+def _media(parts: Sequence[tuple[Array, Array, Array | None]]) -> _Media:
+    """Of batches whose rows are media: features [B, S, E], latents [B, R, E] and masks."""
+    features, latents, masks = zip(*parts, strict=True)
+    sizes = [a.shape[:2] for a in latents]
+    both = Packing((*(a.shape[:2] for a in features), *sizes), features[0].shape[0])
+    return _Media(Packing(tuple(sizes)), both, tuple(n for n, _ in sizes), masks)
+
+
+def _of(rows: Array, media: int) -> Array:
+    """[B, M·S, …] of rows → [B·M, S, …] of media."""
+    return rows.reshape(media, -1, *rows.shape[2:])
 
 
 class Resampler(nnx.Module):
@@ -145,23 +204,49 @@ class Resampler(nnx.Module):
         Returns:
           [B, M, R, E] in `dtype`.
         """
-        B, M, F, P, _ = features.shape
-        features = features.astype(dtype)
+        B, M = frames.shape
+        if B * M == 0:
+            return jnp.zeros((B, M, self.cfg.latents, self.cfg.width), dtype)
+        rows = self.over([features], [frames], dtype, ANYWHERE)
+        return rows.reshape(B, M, self.cfg.latents, self.cfg.width)
+
+    def over(
+        self, features: Sequence[Array], frames: Sequence[Array], dtype: Any, layout: Layout
+    ) -> Array:
+        """As `__call__`, of several batches at once, none of them without media.
+
+        Returns:
+          A stream [Z, J, E] of rows of M·R latents.
+        """
+        rows = [(a.shape[0], math.prod(a.shape[1:4])) for a in features]
+        packed = Packing(tuple(rows), layout.shards)
+        stream = packed.pack([_rows(a) for a in features]).astype(dtype)
         if self.project is not None:
-            features = self.project(features, dtype)
-        features = self._with_embeddings(features, frames, dtype)
-        features = features.reshape(B * M, F * P, self.cfg.width)
-        mask = self._mask(frames, F, P)
+            stream = self.project(layout.whole(stream), dtype)
+        parts = zip(packed.unpack(stream), features, frames, strict=True)
+        told = [self._with_embeddings(x.reshape(*a.shape[:4], -1), n, dtype) for x, a, n in parts]
+        stream = layout.whole(packed.pack([_rows(x) for x in told]))
+
+        R, E = self.cfg.latents, self.cfg.width
+        queries = Packing(tuple((a.shape[0], a.shape[1] * R) for a in features), layout.shards)
+        media = _Media(
+            queries,
+            Packing((*packed.sizes, *queries.sizes), queries.rows),
+            tuple(a.shape[0] * a.shape[1] for a in features),
+            tuple(self._mask(n, *a.shape[2:4]) for n, a in zip(frames, features, strict=True)),
+        )
         latents = self.latents[...].astype(dtype)
-        latents = jnp.broadcast_to(latents, (B * M, *latents.shape))
+        J = sum(B * T for B, T in queries.sizes) // queries.rows
+        latents = jnp.broadcast_to(latents, (queries.rows, J // R, R, E))
+        latents = layout.whole(latents.reshape(queries.rows, J, E))
         graph, state = nnx.split(self.layers)
 
         def body(latents: Array, layer: Any) -> tuple[Array, None]:
-            return nnx.merge(graph, layer)(latents, features, mask, dtype), None
+            return nnx.merge(graph, layer).over(latents, stream, media, dtype, layout), None
 
         body = jax.checkpoint(body, prevent_cse=False) if self.cfg.remat else body
         latents, _ = lax.scan(body, latents, state)
-        return self.norm(latents, dtype).reshape(B, M, *latents.shape[1:])
+        return self.norm(latents, dtype)
 
     def _mask(self, frames: Array, F: int, P: int) -> Array:
         """bool[B · M, 1, 1, F · P + R]: the features of valid frames, and all latents."""
@@ -185,6 +270,11 @@ class Resampler(nnx.Module):
                 )
             features = features + self.media[...][:M, None, None, :].astype(dtype)
         return features
+
+
+def _rows(media: Array) -> Array:
+    """[B, M, F, P, E] → [B, M·F·P, E]."""
+    return media.reshape(media.shape[0], math.prod(media.shape[1:4]), media.shape[4])
 
 
 def interpolate_time(time: Array, frames: Array, F: int) -> Array:

@@ -10,6 +10,7 @@ normalised too, once for keys and values (v1 §B.1); OpenFlamingo leaves that ou
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from flamingo_jax.model.layers import (
     attend,
     named_projections,
 )
+from flamingo_jax.model.packing import Packing, packing
 from flamingo_jax.shapes import Array
 
 
@@ -51,6 +53,10 @@ class XattnConfig:
     activation: str = "squared_relu"
     media_norm: bool = True
     norm_eps: float = 1e-5
+
+
+Seen = tuple[Array, Array, Array | None]
+"""A batch's keys and values [B, S, N, H] and mask bool[B, 1, T, S]; None = all True."""
 
 
 class GatedCrossAttention(nnx.Module):
@@ -95,7 +101,6 @@ class GatedCrossAttention(nnx.Module):
         mask: Array | None,
         dtype: Any,
         uniform: Array | None = None,
-        layout: Layout = ANYWHERE,
     ) -> Array:
         """What the text gathers from the media, before the gate: [B, T, D].
 
@@ -107,15 +112,28 @@ class GatedCrossAttention(nnx.Module):
           dtype: of the computation.
           uniform: bool[B, T], tokens that weigh all that their mask allows alike; None = none.
             It reproduces a trait of other implementations, see `pretrained.open_flamingo`.
-          layout: where activations lie.
         """
+        return self._gather(x, [(k, v, mask)], packing([x]), dtype, ANYWHERE, uniform)
+
+    def _gather(
+        self,
+        x: Array,
+        media: Sequence[Seen],
+        batches: Packing,
+        dtype: Any,
+        layout: Layout,
+        uniform: Array | None = None,
+    ) -> Array:
         q = self.query(layout.whole(self.norm_query(x, dtype)), dtype)
         if uniform is not None:
             q = jnp.where(uniform[:, :, None], jnp.zeros_like(q), q)
         heads = q.reshape(*q.shape[:2], self.cfg.heads, self.cfg.head_dim)
-        heads, k, v = (layout.split(a, 2) for a in (heads, k, v))
-        heads, k, v = named_projections(heads, k, v)
-        return self.out(layout.split(attend(heads, k, v, mask), 2).reshape(q.shape), dtype)
+        gathered = []
+        for own, (*kv, mask) in zip(batches.unpack(layout.split(heads, 2)), media, strict=True):
+            q, k, v = named_projections(*(layout.split(a, 2) for a in (own, *kv)))
+            gathered.append(layout.split(attend(q, k, v, mask), 2))
+        y = layout.split(batches.pack(gathered), 2)
+        return self.out(y.reshape(*y.shape[:2], -1), dtype)
 
     def __call__(
         self,
@@ -125,11 +143,34 @@ class GatedCrossAttention(nnx.Module):
         mask: Array | None,
         dtype: Any,
         uniform: Array | None = None,
-        layout: Layout = ANYWHERE,
     ) -> Array:
         """[B, T, D] → [B, T, D] in `dtype`; arguments as for `attention`."""
+        return self.over(x, [(k, v, mask)], packing([x]), dtype, uniform=uniform)
+
+    def over(
+        self,
+        x: Array,
+        media: Sequence[Seen],
+        batches: Packing,
+        dtype: Any,
+        layout: Layout = ANYWHERE,
+        uniform: Array | None = None,
+    ) -> Array:
+        """As `__call__`, over a stream of several batches.
+
+        Args:
+          x: [Z, J, D], as `batches` packs it.
+          media: of each batch.
+          batches: how they lie in x.
+          dtype: of the computation.
+          layout: where activations lie.
+          uniform: see `attention`; of a single batch.
+
+        Returns:
+          [Z, J, D] in `dtype`.
+        """
         x = x.astype(dtype)
-        seen = layout.residual(self.attention(x, k, v, mask, dtype, uniform, layout))
+        seen = layout.residual(self._gather(x, media, batches, dtype, layout, uniform))
         x = checkpoint_name(x + _gate(self.gate_attention, dtype) * seen, ATTENTION[3])
         h = layout.whole(self.norm_dense(x, dtype))
         dense = layout.residual(self.dense(h, dtype, layout))

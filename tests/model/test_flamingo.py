@@ -108,8 +108,16 @@ def example_of_features() -> Batch:
     return dataclasses.replace(example(), media=features.astype(np.float32))
 
 
-def forward(graph: Any) -> Any:
-    return jax.jit(lambda params, batch: nnx.merge(graph, params)(batch))
+# As users' programs are compiled: bits depend on what XLA fuses, which conftest.py spares.
+USERS = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+    "xla_cpu_use_fusion_emitters": True,
+}
+
+
+def forward(graph: Any, options: Any = None) -> Any:
+    return jax.jit(lambda params, batch: nnx.merge(graph, params)(batch), compiler_options=options)
 
 
 def without_media(batch: Batch, kept: int = M) -> Batch:
@@ -132,7 +140,7 @@ def bare_logits(cfg: FlamingoConfig, batch: Batch) -> np.ndarray:
     language = dataclasses.replace(cfg.language, new_tokens=0)
     graph, params = init(dataclasses.replace(cfg, language=language, **BARE))
     assert not {"xattn", "resampler", "project", "vision"} & params.keys()
-    return np.asarray(forward(graph)(params, batch))
+    return np.asarray(forward(graph, USERS)(params, batch))
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
@@ -143,7 +151,7 @@ def test_the_first_logits_are_the_bare_models_bit_for_bit(name):
     assert np.abs(canonical).max() > 0.1
     for every, offset in SEGMENTATIONS:
         graph, params = init(whole(LANGUAGES[name], every=every, offset=offset, vision=None))
-        run = forward(graph)
+        run = forward(graph, USERS)
         for seen in (batch, without_media(batch)):
             found = np.asarray(run(params, seen))
             assert found.shape == (B, T, V + 2)
@@ -154,7 +162,7 @@ def test_the_first_logits_are_the_bare_models_bit_for_bit(name):
 def test_the_first_logits_are_the_bare_models_with_groups_unrolled(dtype):
     cfg = whole(every=1, dtype=dtype, vision=None, unroll=True)
     graph, params = init(cfg)
-    batch, run = example_of_features(), forward(graph)
+    batch, run = example_of_features(), forward(graph, USERS)
     expected = bare_logits(cfg, batch)
     for seen in (batch, without_media(batch)):
         np.testing.assert_array_equal(run(params, seen)[..., :V], expected)
@@ -164,7 +172,7 @@ def test_the_first_logits_are_the_bare_models_with_groups_unrolled(dtype):
 def test_the_first_logits_in_bfloat16_are_the_bare_models_in_the_same_segments(every, offset):
     cfg = whole(every=every, offset=offset, dtype="bfloat16", vision=None)
     graph, params = init(cfg)
-    batch, run = example_of_features(), forward(graph)
+    batch, run = example_of_features(), forward(graph, USERS)
     expected = bare_logits(cfg, batch)
     for seen in (batch, without_media(batch)):
         np.testing.assert_array_equal(run(params, seen)[..., :V], expected)
@@ -175,7 +183,7 @@ def test_a_batch_of_text_alone_is_the_bare_models():
     batch = without_media(example(), kept=0)
     assert batch.media.shape[1] == 0
     graph, params = init(whole(every=4))
-    found = forward(graph)(params, batch)
+    found = forward(graph, USERS)(params, batch)
     np.testing.assert_array_equal(found[..., :V], bare_logits(whole(every=1), batch))
 
 
