@@ -262,11 +262,11 @@ def split_trainable(paths: list[str], patterns: tuple[str, ...]) -> tuple[set[st
 
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """What a kind of stage brings: its model, its loss, its measure, what it trains."""
+    """What a kind of stage brings: its model, its losses, its measures, what it trains."""
 
     make: Callable[[int], nnx.Module]
-    loss: Any
-    measure: Any
+    losses: Any
+    measures: Any
     patterns: tuple[str, ...]
 
 
@@ -276,8 +276,8 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         both = dataclasses.replace(both, vision=_computed_on(mesh, both.vision))
         return _Kind(
             lambda seed: Contrastive(both, rngs=nnx.Rngs(params=seed)),
-            losses.contrastive_loss,
-            losses.contrastive_measure,
+            losses.contrastive_losses,
+            losses.contrastive_measures,
             ("",),
         )
     whole = flamingo_config(c, vocabulary)
@@ -290,8 +290,8 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
     layout = Layout(mesh, c.mesh.sequence)
     return _Kind(
         lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), layout=layout),
-        losses.text_loss,
-        losses.text_measure,
+        losses.text_losses,
+        losses.text_measures,
         ("",) if name == "language" else _patterns(c),
     )
 
@@ -314,9 +314,8 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
     frozen = unflatten_paths({p: jax.ShapeDtypeStruct(flat[p].shape, dtype) for p in sorted(fixed)})
     datasets = dataset_specs(c, name)
     settings = configs.stage_settings(c, name)
-    parts = {row: settings.datasets[row].micro_batches for row in datasets}
     for row, dataset in datasets.items():
-        sharding.check_batch(row, dataset.batch, mesh, parts[row])
+        sharding.check_batch(row, dataset.batch, mesh, settings.micro_batches)
     spec = optimizer_spec(c, name)
     tx = opt.make(spec, settings.steps)
     whole = sharding.replicated(mesh)
@@ -329,21 +328,20 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
     frozen_sight = bool(seeing) and seeing <= fixed
     encode = functools.partial(losses.encoded, graph) if frozen_sight else steps.as_given
     update = steps.train_step(
-        {row: (functools.partial(kind.loss, graph), weights[row]) for row in datasets},
+        functools.partial(kind.losses, graph),
+        weights,
         tx,
         opt.schedule(spec, settings.steps),
         c.seed,
         losses.gates,
-        lambda row, loss_fn: gradient(
-            loss_fn,
-            parts[row],
+        lambda loss: gradient(
+            loss,
+            settings.micro_batches,
             functools.partial(sharding.split_rows, mesh=mesh),
             functools.partial(jax.lax.with_sharding_constraint, shardings=shardings),
         ),
         encode,
     )
-    measured = [row for row in datasets if settings.datasets[row].validation]
-    measures = {row: functools.partial(kind.measure, graph) for row in measured}
     rows = sharding.rows_sharding(mesh)
     return Stage(
         name=name,
@@ -366,7 +364,7 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
             compiler_options=sharding.compiler_options(mesh),
         ),
         evaluate=jax.jit(
-            steps.eval_step(measures, encode),
+            steps.eval_step(functools.partial(kind.measures, graph), encode),
             in_shardings=(shardings, frozen_shardings, rows),
             out_shardings=whole,
             compiler_options=sharding.compiler_options(mesh),

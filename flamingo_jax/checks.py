@@ -28,7 +28,7 @@ _CHOICES = {
 }
 _NOT_NEGATIVE = ("model.loss_chunk",)
 _POSITIVE = ("model.vision.image_size", "checkpoint.every", "checkpoint.keep", "eval.batch")
-_STAGE_POSITIVE = ("steps", "log_every", "eval_batches")
+_STAGE_POSITIVE = ("steps", "log_every", "eval_batches", "micro_batches")
 
 
 def stage_settings(c: Config, stage: str) -> Config:
@@ -67,13 +67,13 @@ def check(c: Config, dataset_fields: set[str]) -> None:
             raise InputError(
                 f"config.{where}.datasets is empty; a stage needs at least one dataset"
             )
+        if stage == "contrastive" and settings.micro_batches > 1:
+            raise InputError(
+                f"config.{where}.micro_batches is {settings.micro_batches}; the contrastive loss "
+                "couples all rows of a batch, so it must be 1"
+            )
         for name, row in settings.datasets.items():
             _check_dataset(f"config.{where}.datasets.{name}", row, dataset_fields)
-            if stage == "contrastive" and row.micro_batches > 1:
-                raise InputError(
-                    f"config.{where}.datasets.{name}.micro_batches is {row.micro_batches}; the "
-                    "contrastive loss couples all rows of a batch, so it must be 1"
-                )
             if row.layout == "contrastive" and row.length > c.model.text.max_length:
                 raise InputError(
                     f"config.{where}.datasets.{name}.length={row.length} is more than "
@@ -126,7 +126,7 @@ def _check_dataset(where: str, row: Config, fields: set[str]) -> None:
         raise InputError(f"{where} has no field {unknown[0]!r}; make rows with config.dataset(…)")
     if row.layout not in LAYOUTS:
         raise InputError(f"{where}.layout is {row.layout!r}; one of {', '.join(LAYOUTS)}")
-    for field in ("batch", "micro_batches", "length", "images", "frames"):
+    for field in ("batch", "length", "images", "frames"):
         if row[field] < 1:
             raise InputError(f"{where}.{field} is {row[field]}; at least 1")
     for field in ("p_next", "leading_space"):

@@ -36,9 +36,6 @@ def dataset(**fields: Any) -> Config:
     c.layout = "pair"  # page | pair | clip | text | contrastive
     c.weight = 1.0  # λ of Flamingo eq. (2): what the dataset's loss is multiplied by
     c.batch = 8  # B, over all hosts
-    # Parts that the batch's gradient is summed over, one after the other: the same gradient with
-    # the activations of one part (not in the contrastive stage, whose loss couples rows).
-    c.micro_batches = 1
     c.length = 32  # T, tokens of a row
     c.images = 1  # M, at most so many media a row; those beyond are dropped with their text kept
     c.frames = 1  # F, frames of a medium
@@ -66,6 +63,9 @@ def _stage() -> Config:
     c.eval_every = 0  # steps between validations; 0 = only at the end
     c.eval_batches = 4  # batches of each dataset a validation takes
     c.most_skipped = 50  # the run ends after so many steps in a row that were not taken; 0 = never
+    # Parts of all batches that the gradient is summed over, one after the other: the same gradient
+    # with the activations of one part (not in the contrastive stage, whose loss couples rows).
+    c.micro_batches = 1
     c.datasets = ConfigDict()
     c.optimizer = ConfigDict()
     c.optimizer.lr = 1e-4

@@ -252,7 +252,7 @@ def check_batch(name: str, batch: int, mesh: Mesh, parts: int = 1) -> None:
         )
     if batch % (parts * shards):
         raise InputError(
-            f"micro_batches={parts} of dataset {name!r}: its batch is {batch}, not a multiple of "
+            f"micro_batches={parts}: the batch of dataset {name!r} is {batch}, not a multiple of "
             f"micro_batches x replica x fsdp = {parts * shards}; change one of them"
         )
 

@@ -111,7 +111,7 @@ def test_rows_of_datasets_have_every_field():
         ("train.steps", 0),
         ("train.datasets.pairs.layout", "scroll"),
         ("train.datasets.pairs.batch", 0),
-        ("train.datasets.pairs.micro_batches", 0),
+        ("train.micro_batches", 0),
         ("train.datasets.pairs.length", 0),
         ("train.datasets.pairs.images", 0),
         ("train.datasets.pairs.frames", 0),

@@ -18,7 +18,6 @@ first step, and what the runtime takes: a device needs more than the figure. Voc
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import pathlib
 import runpy
@@ -123,17 +122,18 @@ def kept_for_backward(stage: assemble.Stage, media: tuple[int, int] | None) -> i
 
 
 def _kept(stage: assemble.Stage, media: tuple[int, int] | None, rows: int) -> int:
-    [batch] = stage.abstract_batches(media).values()
-    batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), batch)
-    loss = functools.partial(losses.text_loss, stage.graph)
+    batches = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((rows, *a.shape[1:]), a.dtype), stage.abstract_batches(media)
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
 
-    def backward(params: Params, frozen: Params, batch: Any, key: Any) -> Any:
-        return jax.tree.leaves(
-            jax.vjp(lambda p: loss(p, frozen, batch, key), params, has_aux=True)[1]
-        )
+    def loss(params: Params, frozen: Params, batches: Any, key: Any) -> Any:
+        return sum(losses.text_losses(stage.graph, params, frozen, batches, key)[0].values())
 
-    jaxpr = jax.make_jaxpr(backward)(stage.trainable, stage.frozen, batch, key).jaxpr
+    def backward(params: Params, frozen: Params, batches: Any, key: Any) -> Any:
+        return jax.tree.leaves(jax.vjp(lambda p: loss(p, frozen, batches, key), params)[1])
+
+    jaxpr = jax.make_jaxpr(backward)(stage.trainable, stage.frozen, batches, key).jaxpr
     given = set(map(id, [*jaxpr.invars, *jaxpr.constvars]))
     found = {id(v): v for v in jaxpr.outvars if not isinstance(v, Literal) and id(v) not in given}
     return sum(math.prod(v.aval.shape) * np.dtype(v.aval.dtype).itemsize for v in found.values())

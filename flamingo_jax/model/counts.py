@@ -112,11 +112,19 @@ def decoder(cfg: DecoderConfig, rows: int, length: int, *, trained: bool, new: b
     block += _product(tokens, D, (3 if cfg.gated else 2) * I, weight)
     block += _product(tokens * N, H, 2 * T, 2)  # scores and values
     if cfg.positions == "xl":
-        # Encodings of distances are constants, the same for all rows of the batch.
-        block += _product(T, D, N * H, weight - 1) + _product(tokens * N, H, T, weight)
+        block += _product(tokens * N, H, T, weight)
     # With a tied table the head's product is the same.
     head = _product(tokens, D, cfg.vocab, weight)
-    return block * cfg.blocks + head + _product(tokens, D, cfg.new_tokens, 2 if new else weight)
+    head += _product(tokens, D, cfg.new_tokens, 2 if new else weight)
+    return block * cfg.blocks + head + distances(cfg, T, trained=trained)
+
+
+def distances(cfg: DecoderConfig, length: int, *, trained: bool) -> Flops:
+    """The products of all blocks with encodings of distances: constants, the same for all rows."""
+    if cfg.positions != "xl":
+        return Flops()
+    inner = cfg.heads * cfg.head_dim
+    return _product(length, cfg.width, inner, 1 if trained else 0) * cfg.blocks
 
 
 def flops_per_token(cfg: DecoderConfig, length: int, rows: int = 1) -> float:

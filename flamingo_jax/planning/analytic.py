@@ -11,8 +11,8 @@ pairs, 4·T·S FLOPs a row and unit of its width in the forward pass, are told a
 utilisation can be told with or without them (PaLM, Chowdhery et al. 2022, appendix B). The backward
 pass of attention is twice its forward, frozen or not: all its operands are activations.
 
-With several micro-batches the distance encodings' product, which rows share, runs once for each;
-here it is counted once.
+The distance encodings' product is shared by all rows and datasets: that of the longest rows. With
+several micro-batches it runs once for each; here it is counted once.
 
 Not counted: embedding lookups, norms, activations, the optimizer, and what is computed again.
 """
@@ -98,6 +98,14 @@ def work(
             total += contrastive_work(assemble.contrastive_config(c, vocabulary), spec)
         else:
             total += flamingo_work(_shape(c, stage, vocabulary), spec, trained, cached)
+    if stage.name != "contrastive":
+        cfg = assemble.language_config(c, vocabulary)
+        _, *shorter = sorted((spec.length for spec in stage.datasets.values()), reverse=True)
+        for length in shorter:
+            again = counts.distances(cfg, length, trained=counts.LANGUAGE in trained)
+            one = total.weights[counts.LANGUAGE]
+            one = Flops(one.forward - again.forward, one.backward - again.backward)
+            total.weights[counts.LANGUAGE] = one
     return total
 
 

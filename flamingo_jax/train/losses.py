@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -16,23 +17,28 @@ from jax import lax
 from flamingo_jax.shapes import Array, Batch, Params, merge_trees
 from flamingo_jax.train import objective
 
+Losses = tuple[dict[str, Array], dict[str, dict[str, Array]]]
+"""{dataset: f32[]} to be weighted and summed, and {dataset: {name: f32[]}} to be logged."""
 
-def text_loss(
+
+def text_losses(
     graph: Any,
     params: Params,
     frozen: Params,
-    batch: Batch,
+    batches: dict[str, Batch],
     key: Array,
-    count: Array | None = None,
-) -> tuple[Array, dict[str, Array]]:
-    """The mean NLL of the batch's targets (Flamingo eq. (2)), and their number.
+    counts: dict[str, Array] | None = None,
+) -> Losses:
+    """The mean NLL of each batch's targets (Flamingo eq. (2)), and their number.
 
-    Of a part of a batch, `count` is the number of the whole batch's targets: losses add up.
+    Of parts of batches, `counts` are the numbers of the whole batches' targets: losses add up.
     """
     del key
     model = nnx.merge(graph, merge_trees(params, frozen))
-    nll, own = _next_token(model, batch)
-    return nll / jnp.maximum(own if count is None else count, 1.0), {"tokens": own}
+    found = dict(zip(batches, _next_tokens(model, list(batches.values())), strict=True))
+    over = counts or {name: own for name, (_, own) in found.items()}
+    losses = {name: nll / jnp.maximum(over[name], 1.0) for name, (nll, _) in found.items()}
+    return losses, {name: {"tokens": own} for name, (_, own) in found.items()}
 
 
 def encoded(
@@ -48,28 +54,43 @@ def encoded(
     return {name: dataclasses.replace(batch, media=media) for (name, batch), media in pairs}
 
 
-def _next_token(model: Any, batch: Batch) -> tuple[Array, Array]:
-    """Summed NLL and number of targets of a Flamingo or a bare language model."""
+def _next_tokens(model: Any, batches: Sequence[Batch]) -> list[tuple[Array, Array]]:
+    """Summed NLL and number of targets of each batch, of a Flamingo or a bare language model."""
     head, chunk = model.head_weights(), model.cfg.loss_chunk
-    return objective.next_token(model.logit_parts, head, model.hidden(batch), batch, chunk)
+    return [
+        objective.next_token(model.logit_parts, head, hidden, batch, chunk)
+        for hidden, batch in zip(model.hidden_all(batches), batches, strict=True)
+    ]
 
 
-def text_measure(graph: Any, params: Params, frozen: Params, batch: Batch) -> dict[str, Array]:
+def text_measures(
+    graph: Any, params: Params, frozen: Params, batches: dict[str, Batch]
+) -> dict[str, dict[str, Array]]:
     """Summed NLL with the right media and, where there are media, with other rows' media."""
     model = nnx.merge(graph, merge_trees(params, frozen))
-    if batch.media.shape[1] == 0:
-        nll, count = _next_token(model, batch)
-        return {"nll": nll, "count": count}
-    features = model.encode(batch.media)
-    shown = [(jnp.roll(features, n, axis=0), jnp.roll(batch.frames, n, axis=0)) for n in (0, 1)]
+    given = list(batches.values())
+    seeing = [batch.media.shape[1] > 0 for batch in given]
+    if not any(seeing):
+        return {
+            name: {"nll": nll, "count": count}
+            for name, (nll, count) in zip(batches, _next_tokens(model, given), strict=True)
+        }
+    media = zip(model.encode_all([b.media for b in given]), [b.frames for b in given], strict=True)
+    shown = [tuple(jnp.stack([jnp.roll(a, 1, 0), a]) for a in pair) for pair in media]
 
-    def nll_of(media: tuple[Array, Array]) -> tuple[Array, Array]:
-        other = dataclasses.replace(batch, media=media[0], frames=media[1])
-        return _next_token(model, other)
+    def nll_of(shown: Any) -> list[tuple[Array, Array]]:
+        pairs = zip(given, shown, strict=True)
+        return _next_tokens(
+            model, [dataclasses.replace(b, media=m, frames=n) for b, (m, n) in pairs]
+        )
 
     # A loop of two rather than two calls: half as much to compile.
-    (nll, shuffled), count = lax.map(nll_of, jax.tree.map(lambda *pair: jnp.stack(pair), *shown))
-    return {"nll": nll, "count": count[0], "shuffled_nll": shuffled}
+    found = lax.map(nll_of, shown)
+    sums = {}
+    for name, sees, (nll, count) in zip(batches, seeing, found, strict=True):
+        sums[name] = {"nll": nll[1], "count": count[1]}
+        sums[name] |= {"shuffled_nll": nll[0]} if sees else {}
+    return sums
 
 
 def _contrastive_embeddings(
@@ -80,22 +101,31 @@ def _contrastive_embeddings(
     return model, images, model.embed_texts(batch.tokens, batch.positions)
 
 
-def contrastive_loss(
-    graph: Any, params: Params, frozen: Params, batch: Batch, key: Array
-) -> tuple[Array, dict[str, Array]]:
-    """The contrastive loss of the batch's pairs."""
-    model, images, texts = _contrastive_embeddings(graph, params, frozen, batch, key)
-    return model.loss(images, texts)
+def contrastive_losses(
+    graph: Any, params: Params, frozen: Params, batches: dict[str, Batch], key: Array
+) -> Losses:
+    """The contrastive loss of each batch's pairs."""
+    found = {}
+    for place, (name, batch) in enumerate(batches.items()):
+        own = jax.random.fold_in(key, place)
+        model, images, texts = _contrastive_embeddings(graph, params, frozen, batch, own)
+        found[name] = model.loss(images, texts)
+    return {name: loss for name, (loss, _) in found.items()}, {
+        k: aux for k, (_, aux) in found.items()
+    }
 
 
-def contrastive_measure(
-    graph: Any, params: Params, frozen: Params, batch: Batch
-) -> dict[str, Array]:
+def contrastive_measures(
+    graph: Any, params: Params, frozen: Params, batches: dict[str, Batch]
+) -> dict[str, dict[str, Array]]:
     """Sums over pairs, so that batches add up: the mean loss times B."""
-    model, images, texts = _contrastive_embeddings(graph, params, frozen, batch, None)
-    loss, aux = model.loss(images, texts)
-    pairs = jnp.asarray(images.shape[0], jnp.float32)
-    return {"nll": loss * pairs, "count": pairs, "retrieval": aux["retrieval"] * pairs}
+    sums = {}
+    for name, batch in batches.items():
+        model, images, texts = _contrastive_embeddings(graph, params, frozen, batch, None)
+        loss, aux = model.loss(images, texts)
+        pairs = jnp.asarray(images.shape[0], jnp.float32)
+        sums[name] = {"nll": loss * pairs, "count": pairs, "retrieval": aux["retrieval"] * pairs}
+    return sums
 
 
 def gates(params: Params) -> dict[str, Array]:

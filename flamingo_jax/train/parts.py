@@ -17,33 +17,40 @@ from jax import lax
 from flamingo_jax.shapes import Array, Batch, Params
 from flamingo_jax.train import objective
 
-GradientFn = Callable[[Params, Params, Batch, Array], tuple[tuple[Array, dict[str, Array]], Params]]
-"""(trainable, frozen, batch, key) → ((loss f32[], {name: f32[]}), gradient)."""
+WeightedLoss = Callable[..., tuple[Array, dict[str, Array]]]
+"""(trainable, frozen, batches, key) → loss f32[], {name: f32[]}.
+
+With more than one part it also takes `counts`, {dataset: the number of the whole batch's targets},
+and what it returns beside the loss is summed over the parts.
+"""
+
+GradientFn = Callable[
+    [Params, Params, dict[str, Batch], Array], tuple[tuple[Array, dict[str, Array]], Params]
+]
+"""(trainable, frozen, batches, key) → ((loss f32[], {name: f32[]}), gradient)."""
 
 
 def gradient(
-    loss_fn: Callable[..., tuple[Array, dict[str, Array]]],
+    loss_fn: WeightedLoss,
     parts: int = 1,
-    split: Callable[[Batch, int], Batch] | None = None,
+    split: Callable[[Any, int], Any] | None = None,
     pin: Callable[[Params], Params] = lambda grads: grads,
 ) -> GradientFn:
-    """The loss and its gradient, over a batch in so many parts.
+    """The loss and its gradient, over batches in so many parts.
 
     Args:
-      loss_fn: (trainable, frozen, batch, key) → loss and {name: f32[]}; with more than one part it
-        also takes `count`, the number of the whole batch's targets, and what it returns beside the
-        loss is summed over the parts.
+      loss_fn: what is differentiated.
       parts: n.
-      split: batch [B, …] → parts [n, B / n, …], each with rows of every device
+      split: batches [B, …] → parts [n, B / n, …], each with rows of every device
         (`sharding.split_rows`).
       pin: fixes the gradient's sharding (that of the parameters).
     """
     value = jax.value_and_grad(loss_fn, has_aux=True)
 
     def whole(
-        params: Params, frozen: Params, batch: Batch, key: Array
+        params: Params, frozen: Params, batches: dict[str, Batch], key: Array
     ) -> tuple[tuple[Array, dict[str, Array]], Params]:
-        found, g = value(params, frozen, batch, key)
+        found, g = value(params, frozen, batches, key)
         return found, pin(g)
 
     if parts == 1:
@@ -51,17 +58,17 @@ def gradient(
     assert split is not None
 
     def summed(
-        params: Params, frozen: Params, batch: Batch, key: Array
+        params: Params, frozen: Params, batches: dict[str, Batch], key: Array
     ) -> tuple[tuple[Array, dict[str, Array]], Params]:
-        count = objective.targets(batch)
+        counts = {name: objective.targets(batch) for name, batch in batches.items()}
 
-        def add(grads: Params, part: tuple[Array, Batch]) -> tuple[Params, Any]:
+        def add(grads: Params, part: tuple[Array, dict[str, Batch]]) -> tuple[Params, Any]:
             i, rows = part
-            found, g = value(params, frozen, rows, jax.random.fold_in(key, i), count=count)
+            found, g = value(params, frozen, rows, jax.random.fold_in(key, i), counts=counts)
             return pin(jax.tree.map(jnp.add, grads, g)), found
 
         zeros = pin(jax.tree.map(jnp.zeros_like, params))
-        grads, found = lax.scan(add, zeros, (jnp.arange(parts), split(batch, parts)))
+        grads, found = lax.scan(add, zeros, (jnp.arange(parts), split(batches, parts)))
         return jax.tree.map(lambda a: jnp.sum(a, axis=0), found), grads
 
     return summed

@@ -1,4 +1,4 @@
-"""The jitted update: one gradient a dataset, weighted and summed, one optimizer step."""
+"""The jitted update: the gradient of all datasets' weighted losses, one optimizer step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,19 @@ import optax
 
 from flamingo_jax.shapes import Array, Batch, Params
 from flamingo_jax.train import skipping
-from flamingo_jax.train.parts import GradientFn, gradient
+from flamingo_jax.train.parts import GradientFn, WeightedLoss, gradient
 
 Encode = Callable[[Params, Params, dict[str, Batch]], dict[str, Batch]]
 """(trainable, frozen, batches) → batches whose pixels have become features."""
 
-LossFn = Callable[..., tuple[Array, dict[str, Array]]]
-"""(trainable, frozen, batch, key) → loss f32[], {name: f32[]} to be logged."""
+LossesFn = Callable[..., tuple[dict[str, Array], dict[str, dict[str, Array]]]]
+"""(trainable, frozen, batches, key) → {dataset: f32[]}, {dataset: {name: f32[]}} to be logged.
+
+Where a gradient is taken in parts it also takes `counts` (`parts.gradient`).
+"""
+
+MeasuresFn = Callable[[Params, Params, dict[str, Batch]], dict[str, dict[str, Array]]]
+"""(trainable, frozen, batches) → {dataset: {name: sum f32[]}}."""
 
 
 @jax.tree_util.register_dataclass
@@ -70,46 +76,48 @@ def as_given(params: Params, frozen: Params, batches: dict[str, Batch]) -> dict[
 
 
 def train_step(
-    loss_fns: dict[str, tuple[LossFn, float]],
+    losses: LossesFn,
+    weights: dict[str, float],
     tx: optax.GradientTransformation,
     lr: optax.Schedule,
     seed: int,
     watch: Callable[[Params], dict[str, Array]],
-    gradient_of: Callable[[str, LossFn], GradientFn] = lambda name, loss_fn: gradient(loss_fn),
+    gradient_of: Callable[[WeightedLoss], GradientFn] = gradient,
     encode: Encode = as_given,
 ) -> Callable[[TrainState, Params, dict[str, Batch]], tuple[TrainState, dict[str, Array]]]:
     """Builds the update function, to be jitted.
 
     Args:
-      loss_fns: {dataset: (loss, λ)}; Flamingo §2.4 accumulates Σ λ ∇loss over the datasets.
+      losses: of the datasets' batches.
+      weights: {dataset: λ}. Flamingo §2.4 accumulates Σ λ ∇loss over the datasets: the gradient of
+        Σ λ loss, which is taken at once.
       tx: the optimizer.
       lr: its schedule, for the log alone.
-      seed: all randomness is fold_in(fold_in(seed, step), dataset's place).
+      seed: all randomness is fold_in(seed, step).
       watch: scalars of the parameters to be logged (gates).
-      gradient_of: how a dataset's gradient is taken, where not of its batch at once.
-      encode: what is done to all datasets' batches before, outside the gradient.
+      gradient_of: how the gradient is taken, where not of the batches at once.
+      encode: what is done to the batches before, outside the gradient.
 
     Returns:
       A function (state, frozen, batches) → (state, metrics); metrics are f32[] each.
     """
 
-    gradients = {name: gradient_of(name, loss_fn) for name, (loss_fn, _) in loss_fns.items()}
+    def weighted(
+        params: Params, frozen: Params, batches: dict[str, Batch], key: Array, **counts: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        found, aux = losses(params, frozen, batches, key, **counts)
+        told = {f"{name}/loss": loss for name, loss in found.items()}
+        told |= {f"{name}/{key}": x for name, row in aux.items() for key, x in row.items()}
+        return sum((weights[name] * found[name] for name in weights), jnp.zeros(())), told
+
+    gradient_fn = gradient_of(weighted)
 
     def update(
         state: TrainState, frozen: Params, batches: dict[str, Batch]
     ) -> tuple[TrainState, dict[str, Array]]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
         batches = encode(state.params, frozen, batches)
-        grads = jax.tree.map(jnp.zeros_like, state.params)
-        total, metrics = jnp.zeros(()), {}
-        for place, (name, (_, weight)) in enumerate(loss_fns.items()):
-            (loss, aux), g = gradients[name](
-                state.params, frozen, batches[name], jax.random.fold_in(key, place)
-            )
-            grads = jax.tree.map(lambda a, b, w=weight: a + w * b, grads, g)
-            total += weight * loss
-            metrics[f"{name}/loss"] = loss
-            metrics |= {f"{name}/{key}": x for key, x in aux.items()}
+        (total, metrics), grads = gradient_fn(state.params, frozen, batches, key)
         updates, opt = tx.update(grads, state.opt, state.params)
         params: Any = optax.apply_updates(state.params, updates)
         metrics |= {"loss": total, "grad_norm": optax.tree.norm(grads), "lr": lr(state.step)}
@@ -120,17 +128,12 @@ def train_step(
 
 
 def eval_step(
-    measures: dict[str, Callable[[Params, Params, Batch], dict[str, Array]]],
-    encode: Encode = as_given,
+    measures: MeasuresFn, encode: Encode = as_given
 ) -> Callable[[Params, Params, dict[str, Batch]], dict[str, Array]]:
     """Builds the validation function, to be jitted: sums, so that batches add up exactly."""
 
     def evaluate(params: Params, frozen: Params, batches: dict[str, Batch]) -> dict[str, Array]:
-        batches = encode(params, frozen, batches)
-        return {
-            f"{name}/{key}": value
-            for name, measure in measures.items()
-            for key, value in measure(params, frozen, batches[name]).items()
-        }
+        found = measures(params, frozen, encode(params, frozen, batches))
+        return {f"{name}/{key}": x for name, row in found.items() for key, x in row.items()}
 
     return evaluate

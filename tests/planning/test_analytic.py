@@ -25,8 +25,8 @@ def smallest():
         yield
 
 
-def small(**fields: Any) -> Any:
-    """All of Flamingo, as small as it can be split, with a short last group."""
+def small(more: Any = None, **fields: Any) -> Any:
+    """All of Flamingo, as small as it can be split, with a short last group; `more` datasets."""
     c = config.base()
     c.model.update(remat="none")
     c.model.vision.update(variant="smallest", image_size=16)
@@ -35,6 +35,7 @@ def small(**fields: Any) -> Any:
     c.model.xattn.update(every=2, heads=2, head_dim=8, hidden=32)
     c.train.steps = 5
     c.train.datasets.clips = config.dataset(layout="clip", batch=8, length=10, frames=3)
+    c.train.datasets.update(more or {})
     c.model.loss_chunk = 5  # logits in two chunks: the same work
     c.pretrain.language.steps = 5
     c.pretrain.language.datasets.text = config.dataset(layout="text", batch=8, length=10)
@@ -85,6 +86,14 @@ def test_a_step_costs_what_its_shapes_say(trainable):
     agree(*traced(small(**fields), "flamingo", VOCABULARY))
 
 
+def test_several_datasets_share_what_rows_share():
+    rows = {
+        "pages": config.dataset(layout="page", batch=4, length=8, images=2),
+        "lines": config.dataset(layout="text", batch=2, length=5),
+    }
+    agree(*traced(small(rows), "flamingo", VOCABULARY))
+
+
 def test_given_features_cost_no_encoder():
     c = small()
     found, work = traced(c, "flamingo", VOCABULARY, media=(ENCODER.grid(16) ** 2, 8))
@@ -102,7 +111,7 @@ def test_what_is_computed_again_is_no_model_flops():
     """Of LLaMA's kind, in two parts, recomputed: what the second time costs is told apart."""
     fields = {"positions": "rotary", "gated": True, "kv_heads": 1, "tied": False}
     named = {f"model__language__{name}": value for name, value in fields.items()}
-    c = small(model__remat="full", train__datasets__clips__micro_batches=2, **named)
+    c = small(model__remat="full", train__micro_batches=2, **named)
     found, work = traced(c, "flamingo", VOCABULARY)
     assert found.total - found.again == work.total
     assert found.again > 0.15 * work.total

@@ -55,15 +55,17 @@ TRACED: list[tuple[int, ...]] = []  # the shape of the tokens of each dataset th
 
 @pytest.fixture(scope="module")
 def stage():
-    loss_of = losses.text_loss
+    losses_of = losses.text_losses
 
-    def counted(graph: Any, params: Params, frozen: Params, batch: Batch, key: Any) -> Any:
-        TRACED.append(batch.tokens.shape)
-        return loss_of(graph, params, frozen, batch, key)
+    def counted(
+        graph: Any, params: Params, frozen: Params, batches: dict[str, Batch], key: Any
+    ) -> Any:
+        TRACED.extend(batch.tokens.shape for batch in batches.values())
+        return losses_of(graph, params, frozen, batches, key)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(nfnet.VARIANTS, "smallest", ENCODER)
-        patch.setattr(losses, "text_loss", counted)
+        patch.setattr(losses, "text_losses", counted)
         mesh = sharding.make_mesh(devices=jax.devices()[:1])
         yield assemble.stage(small(), "flamingo", VOCABULARY, mesh)
 
@@ -139,18 +141,17 @@ def test_losses_are_logged_and_weighted(trained):
 def toy(weights: dict[str, float], watch: Any = lambda params: {}) -> Any:
     """An update of plain gradient descent; a dataset's loss is scale · Σ p · tokens, and noise."""
 
-    def loss(
-        params: Params, frozen: Params, batch: Any, key: jax.Array
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        noise = jax.random.normal(key)
-        value = frozen["scale"] * jnp.sum(params["p"] * batch["tokens"]) + noise * params["q"]
-        return value, {"noise": noise}
+    def losses_of(params: Params, frozen: Params, batches: Any, key: jax.Array) -> losses.Losses:
+        found, noises = {}, dict(zip(batches, jax.random.normal(key, len(batches)), strict=True))
+        for name, batch in batches.items():
+            found[name] = frozen["scale"] * jnp.sum(params["p"] * batch["tokens"])
+            found[name] += noises[name] * params["q"]
+        return found, {name: {"noise": noise} for name, noise in noises.items()}
 
-    weighted = {name: (loss, weight) for name, weight in weights.items()}
-    return steps.train_step(weighted, optax.sgd(1.0), lambda step: step, 7, watch)
+    return steps.train_step(losses_of, weights, optax.sgd(1.0), lambda step: step, 7, watch)
 
 
-def test_one_gradient_a_dataset_weighted_and_summed():
+def test_the_gradients_of_the_datasets_are_weighted_and_summed():
     params = {"p": jnp.asarray([1.0, 2.0]), "q": jnp.asarray(0.0)}
     state = steps.init_state(params, optax.sgd(1.0))
     batches = {"a": {"tokens": jnp.asarray([1.0, 0.0])}, "b": {"tokens": jnp.asarray([3.0, 4.0])}}
@@ -169,7 +170,7 @@ def test_one_gradient_a_dataset_weighted_and_summed():
 
 
 def test_randomness_is_the_steps_and_the_datasets():
-    """Each step and dataset draws its own; the same step draws the same again."""
+    """Each step draws its own; the same step draws the same again."""
     state = steps.init_state({"p": jnp.zeros(2), "q": jnp.asarray(0.0)}, optax.sgd(1.0))
     batches = {name: {"tokens": jnp.ones(2)} for name in "ab"}
     update = jax.jit(toy({"a": 1.0, "b": 1.0}))
@@ -184,10 +185,13 @@ def test_randomness_is_the_steps_and_the_datasets():
 
 
 def test_validation_sums_add_up():
-    def measure(params: Params, frozen: Params, batch: Any) -> dict[str, jax.Array]:
-        return {"nll": params["p"] * jnp.sum(batch), "count": frozen["one"] * batch.size}
+    def measures(params: Params, frozen: Params, batches: Any) -> dict[str, dict[str, jax.Array]]:
+        return {
+            name: {"nll": params["p"] * jnp.sum(batch), "count": frozen["one"] * batch.size}
+            for name, batch in batches.items()
+        }
 
-    evaluate = steps.eval_step({"a": measure, "b": measure})
+    evaluate = steps.eval_step(measures)
     batches: Any = {"a": jnp.ones(3), "b": jnp.ones(5)}
     found = evaluate({"p": 2.0}, {"one": 1.0}, batches)
     assert found == {"a/nll": 6.0, "a/count": 3.0, "b/nll": 10.0, "b/count": 5.0}
