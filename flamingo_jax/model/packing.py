@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+from jax import lax
 
 from flamingo_jax.shapes import Array
 
@@ -44,13 +45,12 @@ class Packing:
 
     def unpack(self, stream: Array) -> list[Array]:
         """The inverse: [Z, J, …] → [B, T, …] of each batch."""
-        parts, first = [], 0
-        for B, T in self.sizes:
-            last = first + B * T // self.rows
-            part = stream if last - first == stream.shape[1] else stream[:, first:last]
-            parts.append(part.reshape(B, T, *stream.shape[2:]))
-            first = last
-        return parts
+        # Not slices: their gradients would be summed, each padded to the whole stream.
+        parts = lax.split(stream, [B * T // self.rows for B, T in self.sizes], axis=1)
+        return [
+            part.reshape(B, T, *stream.shape[2:])
+            for part, (B, T) in zip(parts, self.sizes, strict=True)
+        ]
 
 
 def packing(batches: Sequence[Array], shards: int = 1) -> Packing:
