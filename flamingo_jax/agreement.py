@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import collections
 import hashlib
-import importlib.metadata
 import json
 import pathlib
 import socket
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from flamingo_jax import processes
+from flamingo_jax import installed, processes
 from flamingo_jax.errors import InputError
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 ABSENT = "nothing"
 SECONDS = 300.0
 NAMED = 5
@@ -38,7 +35,7 @@ def facts(verb: str, config_json: str) -> dict[str, Any]:
         )
     return {
         "verb": verb,
-        "versions": _versions(),
+        "versions": installed.versions(),
         "files": _files(),
         "config": json.loads(config_json),
         "devices": {"local": jax.local_device_count(), "kind": jax.local_devices()[0].device_kind},
@@ -98,11 +95,6 @@ def list_differences(rows: list[tuple[str, dict[str, Any]]]) -> list[str]:
                 f"{'most have' if counts[common] > 1 else 'process 0 has'} {common}"
             )
     return complaints
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": sys.version.split()[0]}
-    return found | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def _files() -> dict[str, str]:

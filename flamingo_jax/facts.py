@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import json
 import pathlib
 import subprocess
-import sys
 import time
 from typing import Any
 
 import jax
 
-from flamingo_jax import assemble, inputs
+from flamingo_jax import assemble, inputs, installed
 from flamingo_jax import config as configs
 from flamingo_jax.pace import peak_rss_gb
 from flamingo_jax.processes import is_primary
 from flamingo_jax.workdir import Workdir, write_atomically
-
-PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "grain", "ml-collections", "numpy")
 
 
 def meta(c: Any, command: str) -> dict[str, Any]:
     """What a checkpoint records of its run."""
     return {
         "config": json.loads(configs.to_json(c)),
-        "versions": versions(),
+        "versions": installed.versions(),
         "git": git_state(),
         "command": command,
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on."""
-    found = {"python": sys.version.split()[0]}
-    for name in (*PACKAGES, "flamingo_jax"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def git_state() -> dict[str, Any]:
@@ -61,7 +47,7 @@ def describe(run: inputs.Run, command: str) -> dict[str, Any]:
     before = _read_json(run.workdir.path / "run.json")
     facts = {
         "command": command,
-        "versions": versions(),
+        "versions": installed.versions(),
         "git": git_state(),
         "devices": jax.device_count(),
         "platform": jax.devices()[0].platform,

@@ -24,7 +24,7 @@ class Work:
       tokens: text tokens, padding included.
       images: frames that the encoder sees, absent ones included.
       model_flops: FLOPs that the step needs at least (`planning.analytic`); 0 = not known.
-      peak_flops: FLOPs a second of all devices together; 0 = not known.
+      peak_flops: FLOPs a second of all devices together, as published; 0 = not known.
     """
 
     tokens: int
@@ -73,6 +73,15 @@ class Pace:
         self._waited = dict.fromkeys(KINDS, 0.0)
 
     @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside belongs to no interval: validation."""
+        begin = time.monotonic()
+        try:
+            yield
+        finally:
+            self._clock += time.monotonic() - begin
+
+    @contextlib.contextmanager
     def waiting(self, kind: str) -> Iterator[None]:
         """The time inside is spent on one of `KINDS`."""
         begin = time.monotonic()
@@ -82,19 +91,20 @@ class Pace:
             self._waited[kind] += time.monotonic() - begin
 
     def row(self, step: int) -> dict[str, Any] | None:
-        """The interval up to `step`, which ends here; None if it has no step.
+        """The interval up to `step`, which is finished; None, and it goes on, if it has no step.
 
         Returns:
           seconds, of these data_wait_seconds, checkpoint_seconds and compute_seconds (the rest);
-          steps, tokens and images a second of all of it; mfu (Chowdhery et al., 2022, §B: model
-          FLOPs over peak FLOPs, here of compute_seconds); goodput, the share of the time since the
+          steps, tokens and images a second of all of it; model_tflops, 10¹² model FLOPs a second of
+          compute_seconds, and mfu, their share of the peak (Chowdhery et al., 2022, §B), as far as
+          they are known; goodput, the share of the time since the
           run's first start in which steps were computed that still count; restarts; rss_gb and,
           where the platform tells, device_gb, the most that was used so far (10⁹ bytes).
         """
         steps, seconds, waited = step - self._step, time.monotonic() - self._clock, self._waited
-        self.restart(step)
         if steps <= 0 or seconds <= 0:
             return None
+        self.restart(step)
         computing = max(seconds - sum(waited.values()), 1e-9)
         self._before.productive += computing
         rate, work = steps / seconds, self._work
@@ -110,8 +120,10 @@ class Pace:
             "restarts": self._before.restarts,
             "rss_gb": peak_rss_gb(),
         }
-        if work.model_flops and work.peak_flops:
-            found["mfu"] = work.model_flops * steps / (computing * work.peak_flops)
+        if work.model_flops:
+            achieved = work.model_flops * steps / computing
+            found["model_tflops"] = achieved / 1e12
+            found |= {"mfu": achieved / work.peak_flops} if work.peak_flops else {}
         device = peak_device_gb()
         return found if device is None else found | {"device_gb": device}
 

@@ -8,7 +8,7 @@ import functools
 import jax
 import numpy as np
 
-from flamingo_jax import assemble, inputs, progress
+from flamingo_jax import assemble, inputs, pace, progress
 from flamingo_jax import config as configs
 from flamingo_jax.checkpoint import (
     Restored,
@@ -20,6 +20,7 @@ from flamingo_jax.checkpoint import (
 )
 from flamingo_jax.data import sources as data_sources
 from flamingo_jax.errors import InputError
+from flamingo_jax.planning import analytic, chips
 from flamingo_jax.shapes import Params, flatten_paths, unflatten_paths
 from flamingo_jax.train.optimizer import matches
 from flamingo_jax.training import Outcome, Settings, StageLoop
@@ -64,14 +65,32 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
         )
         if name == "flamingo":
             cadence = dataclasses.replace(cadence, alarm_step=c.alarm.step, alarm_nats=c.alarm.nats)
-        loop = StageLoop(stage, cadence, workdir, checkpoints, meta, run.stop, run.tracker, run.dog)
+        media = inputs.cached_shape(c, stage)
+        work = step_work(run, stage, cached=media is not None)
+        loop = StageLoop(
+            stage, work, cadence, workdir, checkpoints, meta, run.stop, run.tracker, run.dog
+        )
         return loop.run(
             restored,
             lambda: _initial(run, stage),
             frozen,
             lambda: inputs.feeds(run, stage, frozen, first_step),
-            inputs.cached_shape(run.config, stage),
+            media,
         )
+
+
+def step_work(run: inputs.Run, stage: assemble.Stage, cached: bool) -> pace.Work:
+    """What utilisation is told from; `cached`: features are given, no encoder runs."""
+    specs, device = stage.datasets.values(), stage.mesh.devices.flat[0]
+    flops = 0.0
+    if analytic.has_work(stage):
+        flops = float(analytic.work(run.config, stage, run.vocabulary, cached).total)
+    return pace.Work(
+        tokens=sum(spec.batch * spec.length for spec in specs),
+        images=sum(spec.batch * spec.media * spec.frames for spec in specs),
+        model_flops=flops,
+        peak_flops=chips.peak_flops(device.device_kind, stage.mesh.size),
+    )
 
 
 def _is_behind(run: inputs.Run, stage: assemble.Stage) -> bool:

@@ -6,7 +6,7 @@ import collections
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -25,6 +25,9 @@ from flamingo_jax.workdir import Workdir
 
 RUN_AHEAD = 2
 """Steps the host may dispatch before the oldest is finished: it bounds the batches in flight."""
+
+POLL_SECONDS = 0.001
+"""How often it is asked whether the devices still have work while a batch is late."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,7 @@ class StageLoop:
     def __init__(
         self,
         stage: assemble.Stage,
+        work: pace.Work,
         settings: Settings,
         workdir: Workdir,
         checkpoints: StageCheckpoints,
@@ -98,6 +102,7 @@ class StageLoop:
 
         Args:
           stage: the assembled stage.
+          work: what a step is made of.
           settings: cadences.
           workdir: where logs go.
           checkpoints: where steps go.
@@ -108,13 +113,15 @@ class StageLoop:
         """
         self.stage, self.settings, self.workdir = stage, settings, workdir
         self.checkpoints, self.meta, self.stop, self.tracker = checkpoints, meta, stop, tracker
-        self.dog = dog
+        self.dog, self._work = dog, work
         self._metrics, self._speed_log = workdir.log("metrics"), workdir.log("speed")
         self._rows, self._rejects = workdir.log("rows"), workdir.log("rejects")
         self._rejected: collections.Counter[tuple[str, str]] = collections.Counter()
         self._scalars: Any = None
-        self._waiting: tuple[int, dict[str, Any]] | None = None
-        self._pace = pace.Pace(_work(stage), pace.past([], []))
+        self._waiting: tuple[int, dict[str, Any], dict[str, Any] | None] | None = None
+        self._ahead: collections.deque[Any] = collections.deque()
+        self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._pace = pace.Pace(work, pace.past([], []))
         self._skipped = 0
 
     def run(
@@ -151,7 +158,7 @@ class StageLoop:
         kind = "start" if restored is None else "resume"
         self._event(kind, f"stage {stage.name} from step {first} of {stage.steps}", first)
         told = (logs.read_rows(self.workdir.path / f"{name}.jsonl") for name in ("events", "speed"))
-        self._pace = pace.Pace(_work(stage), pace.past(*told))
+        self._pace = pace.Pace(self._work, pace.past(*told))
         self._scalars = self.workdir.scalars(stage.name, first)
         data = feeds()
         if data.validation:
@@ -163,23 +170,24 @@ class StageLoop:
         update.result()
         if restored is None and self.settings.eval_first:
             self._validate(0, state.params, frozen, data.validation)
-        ahead: collections.deque[Any] = collections.deque()
-        compiled = 0.0
+        compiled, pending = 0.0, self._fetch(batches)
         profiler = Profiler(self.workdir.path / "profile" / stage.name, self.settings.profile)
         drawn = progress.bar(stage.name, stage.steps, first)
         with self.stop.deferred(), profiler, self.dog, drawn as bar:
             for step in range(first + 1, stage.steps + 1):
                 if folder := profiler.before(step):
                     self._event("profile", f"steps from {step} on are traced in {folder}", step)
-                state, metrics = stage.update(state, frozen, self._next(batches))
+                state, metrics = stage.update(state, frozen, self._next(pending))
+                if step < stage.steps:
+                    pending = self._fetch(batches)
                 profiler.after(step, metrics["loss"])
                 if step == first + 1:
                     jax.block_until_ready(metrics["loss"])
                     compiled = time.monotonic() - begin
                     self._pace.restart(step)
-                ahead.append(metrics["loss"])
-                if len(ahead) > RUN_AHEAD:
-                    jax.block_until_ready(ahead.popleft())
+                self._ahead.append(metrics["loss"])
+                if len(self._ahead) > RUN_AHEAD:
+                    jax.block_until_ready(self._ahead.popleft())
                 try:
                     self._after(step, state, frozen, metrics, data, bar)
                 except Preempted:
@@ -192,6 +200,7 @@ class StageLoop:
         return Outcome(state.params, time.monotonic() - begin, compiled)
 
     def _close(self) -> None:
+        self._fetcher.shutdown(wait=False)
         self.checkpoints.wait()
         for log in (self._metrics, self._speed_log, self._rows, self._rejects, self._scalars):
             log.close()
@@ -222,9 +231,20 @@ class StageLoop:
         make_opt = jax.jit(self.stage.tx.init, out_shardings=self.stage.state_shardings.opt)
         return TrainState(scalar(0), params, make_opt(params))
 
-    def _next(self, batches: Iterator[dict[str, Batch]]) -> dict[str, Batch]:
+    def _fetch(self, batches: Iterator[dict[str, Batch]]) -> Future[dict[str, Batch]]:
+        """Begins to bring the next batches onto the devices."""
+        return self._fetcher.submit(lambda: sharding.to_devices(next(batches), self.stage.mesh))
+
+    def _next(self, pending: Future[dict[str, Batch]]) -> dict[str, Batch]:
+        """The batches, once they are there: waited for is only what leaves the devices idle."""
+        while self._unfinished() and not wait([pending], POLL_SECONDS).done:
+            pass
         with self._pace.waiting("data"):
-            return sharding.to_devices(next(batches), self.stage.mesh)
+            return pending.result()
+
+    def _unfinished(self) -> int:
+        """How many of the steps dispatched are not finished yet."""
+        return sum(not loss.is_ready() for loss in self._ahead)
 
     def _after(
         self,
@@ -242,21 +262,25 @@ class StageLoop:
         for row in data.rejects(step):
             self._rejects.append({"stage": self.stage.name, **row})
             self._rejected[row["dataset"], row["reason"]] += 1
-        last = step == self.stage.steps
+        last, every = step == self.stage.steps, self.settings.eval_every
+        measured = last or step == self.settings.alarm_step or (every and step % every == 0)
+        if measured:
+            jax.block_until_ready(metrics["loss"])  # the steps' time is not validation's
         if last or step % self.settings.log_every == 0:
             self._flush(bar)
-            self._waiting = (step, metrics)
-        every = self.settings.eval_every
-        alarmed = step == self.settings.alarm_step
-        if last or alarmed or (every and step % every == 0):
+            # The clock is read now, the metrics once they are there.
+            self._waiting = (step, metrics, self._pace.row(step - self._unfinished()))
+        if measured:
             self._flush(bar)
-            self._validate(step, state.params, frozen, data.validation)
+            with self._pace.paused():
+                self._validate(step, state.params, frozen, data.validation)
         stopping = self.stop.reached() and not last  # asked after every step, the last too
         if last or stopping or self.checkpoints.due(step):
             # Rows up to a saved step must be on disk before it: a kill may come right after.
             self._flush(bar)
             meta = self.meta | {"stage": self.stage.name, "step": step}
             self.dog.phase("checkpoint")
+            jax.block_until_ready(metrics["loss"])  # nor saving's
             with self._pace.waiting("checkpoint"):
                 self.checkpoints.save(step, state.params, state.opt, meta, force=last or stopping)
         if stopping:
@@ -272,12 +296,12 @@ class StageLoop:
         """Fetches and writes the metrics that were put aside one interval ago."""
         if self._waiting is None:
             return
-        step, metrics = self._waiting
+        step, metrics, speed = self._waiting
         self._waiting = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         stage = self.stage.name
         self._log({"stage": stage, "step": step, "kind": "train", **values})
-        if (speed := self._pace.row(step)) is not None:
+        if speed is not None:
             speed |= {"stage": stage, "step": step, "time": time.time()}
             self._speed_log.append(speed)
             self._scalars.write(speed)
@@ -322,7 +346,6 @@ class StageLoop:
         stage = self.stage.name
         self._log({"stage": stage, "step": step, "kind": "validation", **values})
         self._alarm(step, values)
-        self._pace.restart(step)
 
     def _alarm(self, step: int, values: dict[str, float]) -> None:
         """Says so when, late enough, a shuffled picture costs nothing: the model does not look."""
@@ -345,14 +368,6 @@ class StageLoop:
         self._log(row)
         self._event("alarm", text, step)
         progress.say(f"ALARM: {text}")
-
-
-def _work(stage: assemble.Stage) -> pace.Work:
-    specs = stage.datasets.values()
-    return pace.Work(
-        tokens=sum(spec.batch * spec.length for spec in specs),
-        images=sum(spec.batch * spec.media * spec.frames for spec in specs),
-    )
 
 
 def _compile(function: Any, *arguments: Any) -> None:

@@ -4,6 +4,7 @@ import os
 import pathlib
 import platform
 import zlib
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -64,6 +65,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="needs an accelerator: set JAX_PLATFORMS"))
         if timed and item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))
+
+
+@pytest.fixture(scope="module")
+def smallest() -> Iterator[None]:
+    """Lets configs name the encoder of tests/small.py."""
+    from flamingo_jax.model import nfnet
+    from tests.small import ENCODER
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(nfnet.VARIANTS, "smallest", ENCODER)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ PACKAGE = ROOT / "flamingo_jax"
 
 # A room (a module or folder of the package) imports only rooms of the rows above its own.
 FLOORS = (
-    {"errors"},
+    {"errors", "installed"},
     {"shapes", "checks", "overrides"},
     {"config"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},

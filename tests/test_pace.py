@@ -72,8 +72,21 @@ def test_goodput_goes_on_after_a_restart(clock) -> None:
     row = found.row(1)
     assert row is not None
     assert row["goodput"] == pytest.approx(75 / 125) and row["restarts"] == 2
-    assert "mfu" not in row  # nothing is known of the peak
+    assert "mfu" not in row and "model_tflops" not in row  # nothing is known
 
 
 def test_a_new_run_begins_now(clock) -> None:
     assert pace.past([], []) == pace.Past(1000.0, 0.0, 0)
+
+
+def test_validation_is_no_steps_time(clock) -> None:
+    found = pace.Pace(WORK, pace.Past(begun=1000.0))
+    clock(3)
+    with found.paused():
+        clock(50)
+    clock(1)
+    assert found.row(0) is None  # none is finished: the interval goes on
+    clock(2)
+    row = found.row(2)
+    assert row is not None and row["seconds"] == pytest.approx(6)
+    assert row["model_tflops"] == pytest.approx(6e9 * 2 / 6 / 1e12)

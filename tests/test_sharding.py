@@ -4,27 +4,26 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import PartitionSpec as P
 
-from flamingo_jax import assemble, config, sharding
+from flamingo_jax import assemble, sharding
 from flamingo_jax.errors import InputError
-from flamingo_jax.model import nfnet
 from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
 from flamingo_jax.model.language import DecoderConfig
-from flamingo_jax.model.nfnet import VARIANTS, NFNetConfig
+from flamingo_jax.model.nfnet import VARIANTS
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.text import TextConfig
 from flamingo_jax.model.vision import VisionConfig
 from flamingo_jax.model.xattn import XattnConfig
-from flamingo_jax.shapes import Batch, flatten_paths, map_paths, merge_trees
+from flamingo_jax.shapes import flatten_paths, merge_trees
 from flamingo_jax.train.step import TrainState
+from tests.small import ONE, VOCABULARY, begin, example, make_mesh, pages
 
-ONE = {"replica": 1, "fsdp": 1, "tensor": 1}
+pytestmark = pytest.mark.usefixtures("smallest")
 MESHES = {
     "fsdp 8": {"replica": 1, "fsdp": 8, "tensor": 1},
     "fsdp 4 x tensor 2": {"replica": 1, "fsdp": 4, "tensor": 2},
@@ -150,52 +149,11 @@ def test_rows_of_this_process():
     np.testing.assert_array_equal(placed, np.arange(16).reshape(8, 2))
 
 
-B, T, SIDE = 8, 8, 8
-VOCABULARY = assemble.Vocabulary(32, 2)
-ENCODER = NFNetConfig(
-    widths=(8,), depths=(1,), strides=(1,), stem=((4, 2), (8, 2)), group_width=8, final_width=8
-)
-
-
-def small(batch: int = B) -> Any:
-    """All of Flamingo in f32, as small as it can be split."""
-    c = config.base()
-    c.model.update(dtype="float32", remat="none")
-    c.model.vision.update(variant="smallest", image_size=SIDE, dtype="float32")
-    c.model.language.update(width=16, blocks=2, heads=2, head_dim=8, hidden=32)
-    c.model.resampler.update(depth=1, latents=4, width=16, heads=2, head_dim=8, hidden=32)
-    c.model.xattn.update(heads=2, head_dim=8, hidden=32)
-    c.train.steps = 5
-    c.train.optimizer.update(lr=1e-2, warmup=0)
-    c.train.datasets.pages = config.dataset(layout="page", batch=batch, length=T, images=2)
-    return config.finish(c)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def smallest():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(nfnet.VARIANTS, "smallest", ENCODER)
-        yield
+B = 8
 
 
 def make_stage(sizes: dict[str, int]) -> assemble.Stage:
-    devices = jax.devices()[: sizes["replica"] * sizes["fsdp"] * sizes["tensor"]]
-    return assemble.stage(
-        small(), "flamingo", VOCABULARY, sharding.make_mesh(**sizes, devices=devices)
-    )
-
-
-def example(seed: int) -> Batch:
-    rng = np.random.default_rng(seed)
-    return Batch(
-        tokens=rng.integers(0, 34, (B, T)).astype(np.int32),
-        positions=np.tile(np.arange(T, dtype=np.int32), (B, 1)),
-        media=rng.normal(size=(B, 2, 1, 4, 8)).astype(np.float32),  # cached features
-        frames=np.ones((B, 2), np.int32),
-        media_of_token=np.tile(np.minimum(np.arange(T, dtype=np.int32) // 3, 2), (B, 1)),
-        # Rows of very different numbers of targets: the mean is over the global batch.
-        loss_mask=(np.arange(T) < rng.integers(1, T, (B, 1))).astype(np.float32),
-    )
+    return assemble.stage(pages(B), "flamingo", VOCABULARY, make_mesh(**sizes))
 
 
 @pytest.fixture(scope="module")
@@ -210,16 +168,10 @@ def train(
     stage: assemble.Stage, start: dict[str, np.ndarray]
 ) -> tuple[TrainState, Any, list[float]]:
     """State, frozen parameters, and the losses of five steps."""
-
-    def put(part: Any) -> Any:
-        return map_paths(lambda path, to: jax.device_put(start[path], to.sharding), part)
-
-    params, frozen = put(stage.trainable), put(stage.frozen)
-    opt = jax.jit(stage.tx.init, out_shardings=stage.state_shardings.opt)(params)
-    step = jax.device_put(jnp.zeros((), jnp.int32), stage.state_shardings.step)
-    state, losses = TrainState(step, params, opt), []
+    state, frozen = begin(stage, start)
+    losses = []
     for seed in range(5):
-        batches = {"pages": sharding.to_devices(example(seed), stage.mesh)}
+        batches = {"pages": sharding.to_devices(example(B, seed), stage.mesh)}
         state, metrics = stage.update(state, frozen, batches)
         losses.append(float(metrics["loss"]))
     assert stage.update._cache_size() == 1
@@ -271,7 +223,7 @@ def _logits_are_split(stage: assemble.Stage, state: TrainState, frozen: Any) -> 
     def forward(params, frozen, batch):
         return nnx.merge(stage.graph, merge_trees(params, frozen))(batch)
 
-    logits = forward(state.params, frozen, sharding.to_devices(example(0), stage.mesh))
+    logits = forward(state.params, frozen, sharding.to_devices(example(B, 0), stage.mesh))
     rows = stage.mesh.shape["replica"] * stage.mesh.shape["fsdp"]
     assert {shard.data.shape[0] for shard in logits.addressable_shards} == {B // rows}
 
@@ -290,6 +242,6 @@ def test_initial_values_do_not_depend_on_the_mesh():
 
 def test_a_batch_that_cannot_be_split_is_refused():
     with pytest.raises(InputError) as error:
-        assemble.stage(small(batch=6), "flamingo", VOCABULARY, sharding.make_mesh())
+        assemble.stage(pages(6), "flamingo", VOCABULARY, sharding.make_mesh())
     message = str(error.value)
     assert "'pages'" in message and "6" in message and "8" in message and "\n" not in message

@@ -35,6 +35,7 @@ from unittest import mock
 
 import numpy as np
 from PIL import Image
+from resident import growth, resident_mb
 
 from flamingo_jax import config
 from flamingo_jax.data import images
@@ -55,7 +56,6 @@ LEAST = {
     ("simplejpeg", "pad"): (0.85, 0.0),
     ("simplejpeg", "pad:hamming"): (0.85, 2.2),
 }
-MOST_GROWTH = 2.0  # MB a thousand steps
 CAPTION = "a picture of {} beside a window, number {} of those that were taken on that day"
 
 
@@ -297,17 +297,7 @@ def measure_memory(folder: str, steps: int) -> list[str]:
         if (step + 1) % every == 0:
             seen.append((step + 1, resident_mb()))
             print(f"step {step + 1:7}: {seen[-1][1]:7.1f} MB resident, {rejected} records replaced")
-    late = np.array(seen[len(seen) * 2 // 5 :])
-    slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) * 1e3 if len(late) > 1 else 0.0
-    line = f"{slope:+.2f} MB a thousand steps after the warm-up, at most {MOST_GROWTH} is allowed"
-    print(line)
-    return [line] if slope > MOST_GROWTH else []
-
-
-def resident_mb() -> float:
-    """Resident memory of this process, in MB (10⁶ bytes)."""
-    pages = int(pathlib.Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return growth(seen)
 
 
 if __name__ == "__main__":

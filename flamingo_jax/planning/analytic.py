@@ -109,6 +109,12 @@ def work(
     return total
 
 
+def has_work(stage: assemble.Stage) -> bool:
+    """Whether `work` knows the stage: which gradients frozen layers that join take, it does not."""
+    joined = {counts.GATED, counts.RESAMPLER}
+    return stage.name != "flamingo" or joined <= trained_parts(stage)
+
+
 def _shape(c: Any, stage: assemble.Stage, vocabulary: assemble.Vocabulary) -> FlamingoConfig:
     cfg = assemble.flamingo_config(c, vocabulary)
     if stage.name == "flamingo":

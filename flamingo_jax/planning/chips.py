@@ -133,6 +133,12 @@ CHIPS: dict[str, Chip] = {
 8 are then two); GPUs are taken as nodes of eight with a network card each."""
 
 
+def peak_flops(device_kind: str, devices: int) -> float:
+    """FLOP/s of bf16 products of so many devices of a kind; 0 for CPUs and chips not listed."""
+    chip = of_device(device_kind)
+    return 0.0 if chip is None else chip.peak / chip.devices * devices
+
+
 def of_device(device_kind: str) -> Chip | None:
     """The chip that JAX shows under this `device_kind`; None for CPUs and chips not listed."""
     for chip in CHIPS.values():

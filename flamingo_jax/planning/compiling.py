@@ -19,9 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from importlib import metadata
 from typing import Any
 
+from flamingo_jax import installed
 from flamingo_jax.errors import InputError
 from flamingo_jax.planning import child_processes
 
@@ -195,7 +195,7 @@ def compile_here(request: Request, begun: pathlib.Path | None = None) -> dict[st
         found: dict[str, Any] = {
             "outcome": "compiled",
             "error": "",
-            "versions": _versions(),
+            "versions": installed.versions(),
             "devices": len(devices),
             "mesh": dict(stage.mesh.shape),
             "trace_seconds": time.monotonic() - begin,
@@ -353,14 +353,6 @@ def _dumped(folder: pathlib.Path, pattern: str) -> str:
     """The text of the largest dump of a kind: the step's, not a small helper's."""
     files = sorted(folder.glob(pattern), key=lambda path: path.stat().st_size)
     return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 def main(asked: str, told: str) -> None:

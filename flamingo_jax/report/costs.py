@@ -89,12 +89,13 @@ def speed(run: Run) -> Markup:
             wording.duration(told.get(stage, {}).get("compile_seconds")),
             *(_median(mine, f"{key}_per_second") for key in ("steps", "tokens", "images")),
             *(f"{part / seconds:.1%}" if seconds else wording.NOTHING for part in (waited, saving)),
-            _share(mine, "mfu", statistics.median), wording.gigabytes(peak),
+            _median(mine, "model_tflops"), _share(mine, "mfu", statistics.median),
+            wording.gigabytes(peak),
         ])  # fmt: skip
     total = ["together", "", wording.duration(sum(timings.values()))]
-    rows.append([*total, "", "", "", "", "", "", "", wording.gigabytes(memory(run))])
+    rows.append([*total, "", "", "", "", "", "", "", "", wording.gigabytes(memory(run))])
     head = ["stage", "steps", "time", "compiling", "steps/s", "tokens/s", "images/s",
-            "waiting for data", "saving", "MFU", "peak memory"]  # fmt: skip
+            "waiting for data", "saving", "model TFLOP/s", "MFU", "peak memory"]  # fmt: skip
     probe = run.facts.get("probe")
     rate = probe.get("matmul_gflops") if isinstance(probe, dict) else None
     note = "Rates are medians of the logged intervals."
@@ -103,6 +104,9 @@ def speed(run: Run) -> Markup:
     if goodput != wording.NOTHING:
         note += f" Goodput {goodput}: of the time since the first start, so much went into steps "
         note += f"that still count; {restarts} restarts."
+    if any("model_tflops" in row for row in run.speed):
+        note += " Model TFLOP/s are of all devices while they compute, without what is recomputed;"
+        note += " MFU is their share of the published peak, and there is none of a CPU."
     if reading.is_number(rate):
         note += f" A matrix product on this machine reached {wording.number(rate)} GFLOP/s."
     return join(

@@ -6,34 +6,21 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 from flamingo_jax import assemble, config, sharding
 from flamingo_jax.model import counts, nfnet
 from flamingo_jax.planning import analytic, flops
+from tests.small import ENCODER, FEATURES, SIDE, VOCABULARY, described, make_mesh
 
 EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2] / "experiments"
-ENCODER = nfnet.NFNetConfig(
-    widths=(16,), depths=(1,), strides=(2,), stem=((4, 2), (8, 1)), group_width=4, final_width=8
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def smallest():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(nfnet.VARIANTS, "smallest", ENCODER)
-        yield
+pytestmark = pytest.mark.usefixtures("smallest")
 
 
 def small(more: Any = None, **fields: Any) -> Any:
     """All of Flamingo, as small as it can be split, with a short last group; `more` datasets."""
-    c = config.base()
-    c.model.update(remat="none")
-    c.model.vision.update(variant="smallest", image_size=16)
-    c.model.language.update(width=16, blocks=3, heads=2, head_dim=8, hidden=32)
-    c.model.resampler.update(depth=2, latents=4, width=16, heads=2, head_dim=8, hidden=32)
-    c.model.xattn.update(every=2, heads=2, head_dim=8, hidden=32)
-    c.train.steps = 5
+    c = described()
+    c.model.dtype = c.model.vision.dtype = "bfloat16"
+    c.model.language.blocks, c.model.resampler.depth, c.model.xattn.every = 3, 2, 2
     c.train.datasets.clips = config.dataset(layout="clip", batch=8, length=10, frames=3)
     c.train.datasets.update(more or {})
     c.model.loss_chunk = 5  # logits in two chunks: the same work
@@ -44,10 +31,6 @@ def small(more: Any = None, **fields: Any) -> Any:
     return config.finish(c)
 
 
-def one_device() -> Mesh:
-    return sharding.make_mesh(devices=jax.devices()[:1])
-
-
 def traced(
     c: Any,
     name: str,
@@ -55,7 +38,7 @@ def traced(
     media: tuple[int, int] | None = None,
 ) -> tuple[flops.Flops, analytic.Work]:
     """FLOPs of the real training step's jaxpr, and from shapes alone."""
-    stage = assemble.stage(c, name, vocabulary, one_device())
+    stage = assemble.stage(c, name, vocabulary, make_mesh())
     step = stage.update.trace(stage.state, stage.frozen, stage.abstract_batches(media))
     found = flops.count(step.jaxpr)
     return found, analytic.work(c, stage, vocabulary, cached=media is not None)
@@ -68,7 +51,6 @@ def agree(found: flops.Flops, work: analytic.Work) -> None:
     assert found.again == 0
 
 
-VOCABULARY = assemble.Vocabulary(32, 2)
 TRAINED = ("^resampler/", "^xattn/", "^project/", "^embed/new$")
 
 
@@ -96,14 +78,14 @@ def test_several_datasets_share_what_rows_share():
 
 def test_given_features_cost_no_encoder():
     c = small()
-    found, work = traced(c, "flamingo", VOCABULARY, media=(ENCODER.grid(16) ** 2, 8))
+    found, work = traced(c, "flamingo", VOCABULARY, media=FEATURES)
     agree(found, work)
     assert work.weights[counts.VISION].total == 0
     assert (work.tokens, work.images) == (8 * 10, 8 * 3)
-    stage = assemble.stage(c, "flamingo", VOCABULARY, one_device())
+    stage = assemble.stage(c, "flamingo", VOCABULARY, make_mesh())
     seen = analytic.work(c, stage, VOCABULARY)
     encoder = seen.weights[counts.VISION]
-    assert encoder.forward == 8 * 3 * nfnet.count_flops(ENCODER, 16) and encoder.backward == 0
+    assert encoder.forward == 8 * 3 * nfnet.count_flops(ENCODER, SIDE) and encoder.backward == 0
     assert seen.total - work.total == encoder.forward
 
 
@@ -175,7 +157,7 @@ def test_bytes_are_those_of_the_arrays():
         shards = [leaf.addressable_shards[device].data for leaf in jax.tree.leaves(arrays)]
         assert sum(shard.nbytes for shard in shards) == sum(found.values())
     assert found["moments"] == 2 * found["trainable"]
-    alone = assemble.stage(small(), "flamingo", VOCABULARY, one_device())
+    alone = assemble.stage(small(), "flamingo", VOCABULARY, make_mesh())
     whole = analytic.state_bytes(alone)
     assert whole["trainable"] == 4 * sum(a.size for a in jax.tree.leaves(stage.trainable))
     assert whole["batch"] == 4 * found["batch"]  # rows are split over fsdp alone

@@ -98,7 +98,8 @@ def speeds(chance: random.Random, until: dict[str, int]) -> list[dict[str, Any]]
                 "stage": stage, "step": step, "time": time, "seconds": seconds,
                 "steps_per_second": rate, "tokens_per_second": rate * 2048,
                 "images_per_second": rate * (0, 128, 140)[number],
-                "data_wait_seconds": 0.02 * seconds, "rss_gb": 1.1 + 0.8 * number + step / 5000,
+                "model_tflops": 0.1 * rate, "data_wait_seconds": 0.02 * seconds,
+                "rss_gb": 1.1 + 0.8 * number + step / 5000,
             })  # fmt: skip
     return rows
 

@@ -166,7 +166,8 @@ def test_header_tables_and_foot(finished: pathlib.Path):
     for told in (
         "openmoji", "finished", "python -m flamingo_jax train", "jax\u00a00.10.2", "8 cpu",
         "0123456789ab with changes", "7 min 41 s", "Resumed 1 time: flamingo step 300.",
-        "2.26M of 6.61M trained", "231 GFLOP/s", "OpenMoji, CC BY-SA 4.0", "8 latents",
+        "2.26M of 6.61M trained", "231 GFLOP/s", "model TFLOP/s", "8 latents",
+        "OpenMoji, CC BY-SA 4.0",
     ):  # fmt: skip
         assert told in page.text
     assert "unfinished" not in page.text and 'role="alert"' not in page.text

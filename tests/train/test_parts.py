@@ -11,58 +11,18 @@ import pytest
 
 from flamingo_jax import assemble, config, sharding
 from flamingo_jax.errors import InputError
-from flamingo_jax.model import nfnet
-from flamingo_jax.shapes import Batch, flatten_paths, map_paths
+from flamingo_jax.shapes import Batch, flatten_paths
 from flamingo_jax.train.parts import gradient
-from flamingo_jax.train.step import TrainState
+from tests.small import VOCABULARY, T, begin, example, make_mesh, pages
 
-B, T, SIDE = 16, 8, 8
-VOCABULARY = assemble.Vocabulary(30, 2)
-ENCODER = nfnet.NFNetConfig(
-    widths=(8,), depths=(1,), strides=(1,), stem=((4, 2), (8, 2)), group_width=8, final_width=8
-)
+pytestmark = pytest.mark.usefixtures("smallest")
+B = 16
 SPLIT = {"replica": 2, "fsdp": 2, "tensor": 2}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def smallest():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(nfnet.VARIANTS, "smallest", ENCODER)
-        yield
-
-
-def small(micro_batches: int) -> Any:
-    c = config.base()
-    c.model.update(dtype="float32", remat="none", loss_chunk=3)
-    c.model.vision.update(variant="smallest", image_size=SIDE, dtype="float32")
-    c.model.language.update(width=16, blocks=1, heads=2, head_dim=8, hidden=32)
-    c.model.resampler.update(depth=1, latents=4, width=16, heads=2, head_dim=8, hidden=32)
-    c.model.xattn.update(heads=2, head_dim=8, hidden=32)
-    c.train.steps = 10
-    c.train.optimizer.update(lr=1e-2, warmup=0)
-    c.train.micro_batches = micro_batches
-    c.train.datasets.pages = config.dataset(layout="page", batch=B, length=T, images=2)
-    return config.finish(c)
-
-
 def make_stage(micro_batches: int, **mesh: int) -> assemble.Stage:
-    sizes = mesh or {"replica": 1, "fsdp": 1, "tensor": 1}
-    devices = jax.devices()[: sizes["replica"] * sizes["fsdp"] * sizes["tensor"]]
-    c = small(micro_batches)
-    return assemble.stage(c, "flamingo", VOCABULARY, sharding.make_mesh(**sizes, devices=devices))
-
-
-def example() -> Batch:
-    rng = np.random.default_rng(0)
-    return Batch(
-        tokens=rng.integers(0, 32, (B, T)).astype(np.int32),
-        positions=np.tile(np.arange(T, dtype=np.int32), (B, 1)),
-        media=rng.normal(size=(B, 2, 1, 4, 8)).astype(np.float32),  # cached features
-        frames=np.ones((B, 2), np.int32),
-        media_of_token=np.tile(np.minimum(np.arange(T, dtype=np.int32) // 3, 2), (B, 1)),
-        # Rows of very different numbers of targets: a mean of the parts' means would be another.
-        loss_mask=(np.arange(T) < rng.integers(1, T, (B, 1))).astype(np.float32),
-    )
+    c = pages(B, loss_chunk=3, micro_batches=micro_batches)
+    return assemble.stage(c, "flamingo", VOCABULARY, make_mesh(**mesh))
 
 
 @functools.cache
@@ -74,15 +34,9 @@ def update(micro_batches: int, split: bool = False) -> tuple[Any, dict[str, floa
         path: 0.3 * rng.normal(size=leaf.shape).astype(np.float32)
         for path, leaf in flatten_paths(stage.abstract).items()
     }
-
-    def put(part: Any) -> Any:
-        return map_paths(lambda path, to: jax.device_put(drawn[path], to.sharding), part)
-
-    params, frozen = put(stage.trainable), put(stage.frozen)
-    opt = jax.jit(stage.tx.init, out_shardings=stage.state_shardings.opt)(params)
-    step = jax.device_put(jnp.zeros((), jnp.int32), stage.state_shardings.step)
-    batches = {"pages": sharding.to_devices(example(), stage.mesh)}
-    state, metrics = stage.update(TrainState(step, params, opt), frozen, batches)
+    state, frozen = begin(stage, drawn)
+    batches = {"pages": sharding.to_devices(example(B, 0), stage.mesh)}
+    state, metrics = stage.update(state, frozen, batches)
     return state, {name: float(value) for name, value in metrics.items()}
 
 
@@ -93,7 +47,8 @@ def test_parts_are_the_whole(micro_batches, split):
     """Loss, count of targets, norm of the gradient, and its moments, on the same devices."""
     whole, parts = update(1, split), update(micro_batches, split)
     assert parts[1].keys() == whole[1].keys()
-    assert parts[1]["pages/tokens"] == whole[1]["pages/tokens"] == example().loss_mask[:, 1:].sum()
+    targets = example(B, 0).loss_mask[:, 1:].sum()
+    assert parts[1]["pages/tokens"] == whole[1]["pages/tokens"] == targets
     for name, value in whole[1].items():
         np.testing.assert_allclose(parts[1][name], value, rtol=2e-6, err_msg=name)
     for a, b in zip(*(jax.tree.leaves(side[0].opt) for side in (whole, parts)), strict=True):
