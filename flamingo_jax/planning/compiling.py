@@ -135,7 +135,7 @@ def compile_here(request: Request, begun: pathlib.Path | None = None) -> dict[st
         begin = time.monotonic()
         asked = requests.assembled(request, devices)
         traced = known.trace(asked)
-        found: dict[str, Any] = {"outcome": "compiled", "error": "", "versions": _versions()}
+        found: dict[str, Any] = {"outcome": "compiled", "error": "", "versions": versions()}
         found |= known.describe(asked) | {"flops": known.hardware(traced, len(devices))}
         lowered = traced.lower()
         found["trace_seconds"] = time.monotonic() - begin
@@ -236,7 +236,8 @@ def _dumped(folder: pathlib.Path, pattern: str) -> str:
     return files[-1].read_text(encoding="utf-8", errors="replace") if files else ""
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of JAX and the compilers that are installed."""
     found = {}
     for name in ("jax", "jaxlib", "libtpu", "jax-cuda12-plugin"):
         with contextlib.suppress(metadata.PackageNotFoundError):

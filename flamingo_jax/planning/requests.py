@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from typing import Any
 
 from flamingo_jax.errors import InputError
@@ -46,8 +47,8 @@ class Request:
 
 def from_json(fields: dict[str, Any]) -> Request:
     """A request as `json` hands back what `dataclasses.asdict` gave."""
-    tuples = {"datasets": tuple(fields["datasets"])}
-    return Request(**(fields | tuples | {"mesh": fields["mesh"] and tuple(fields["mesh"])}))
+    mesh = tuple(fields["mesh"]) if fields["mesh"] else None
+    return Request(**{**fields, "datasets": tuple(fields["datasets"]), "mesh": mesh})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,13 @@ def settings(request: Request) -> tuple[Any, Any]:
         row.batch = int(batch)
     c.model.remat = request.remat or c.model.remat
     return c, own
+
+
+def digest(request: Request) -> str:
+    """Of the request's config as it is on the disk today."""
+    from flamingo_jax import config
+
+    return hashlib.sha256(config.to_json(settings(request)[0]).encode()).hexdigest()[:16]
 
 
 def assembled(request: Request, devices: Any) -> Asked:
