@@ -131,18 +131,13 @@ def buffers(plan: dict[str, Any]) -> Markup:
     if not plan["buffers"]:
         return left_out("The compiler told no buffers.")
     head, rows = printing.buffer_rows(plan, len(plan["buffers"]))
-    top = plan["buffers"][0]["bytes"] or 1
-    cells: list[list[Child]] = [
-        [*row, charts.bar(one["bytes"], None, None, top)]
-        for row, one in zip(rows, plan["buffers"], strict=True)
-    ]
-    return table([*head, ""], cells)
+    return table(list(head), [list(row) for row in rows])
 
 
 def times(plan: dict[str, Any]) -> Markup:
     """The floor's parts as bars, and what follows of floor and estimate."""
     if not plan["rates"]:
-        return left_out("No floor: the peaks of these devices are not known, or the traffic.")
+        return left_out("None: it cannot run, or these devices' peaks are not known.")
     parts = plan["floor"]
     top = max(parts[key] for key in ("compute", "links", "one_axis", "network")) or 1.0
     bars = [

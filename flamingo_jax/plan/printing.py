@@ -26,7 +26,7 @@ STYLE = {summary.FITS: "bold green", summary.OVER: "bold red", summary.UNKNOWN: 
 
 
 def show(*parts: Any) -> None:
-    """Prints lines and tables on stdout; in a log without the blanks that fill a terminal's lines."""
+    """Prints lines and tables on stdout; in a log without the blanks that fill up lines."""
     width = None if sys.stdout.isatty() else LOG_COLUMNS
     out = Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
     with out.capture() as capture:
@@ -114,18 +114,17 @@ def memory_rows(plan: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def buffer_rows(plan: dict[str, Any], most: int) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the largest buffers."""
+    """Head and rows of the largest buffers; those alike are one row, with their number."""
+    alike: dict[tuple[str, ...], list[int]] = {}
+    for one in plan["buffers"]:
+        dims = "x".join(map(str, one["dims"]))
+        key = (summary.buffer_name(one), one["kind"], one["dtype"], dims)
+        alike.setdefault(key, []).append(one["bytes"])
     rows = [
-        [
-            summary.buffer_name(one),
-            one["kind"],
-            one["dtype"],
-            "x".join(map(str, one["dims"])),
-            gib(one["bytes"]),
-        ]
-        for one in plan["buffers"][:most]
+        [*key, f"{len(sizes)} x" if len(sizes) > 1 else "", gib(max(sizes))]
+        for key, sizes in list(alike.items())[:most]
     ]
-    return ["what", "kind", "dtype", "dims", "bytes"], rows
+    return ["what", "kind", "dtype", "dims", "", "bytes"], rows
 
 
 def traffic_rows(plan: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -139,6 +139,8 @@ def make(
             sizes = list(whole.values())
             layouts = meshes(devices, heads, sizes, language.width, slices, own)
         for mesh in layouts:
+            if any(batch % (mesh[0] * mesh[1]) for batch in whole.values()):
+                continue
             for parts, own_parts in _parts(whole, rows, mesh, "micro_batches" in swept):
                 for remat in REMAT if "remat" in swept else (c.model.remat,):
                     changed = _overrides(swept, where, mesh, remat, own_parts, whole, factor)

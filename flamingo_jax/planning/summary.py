@@ -148,10 +148,10 @@ def _moves(facts: dict[str, Any]) -> dict[str, int]:
 
 
 def _times(facts: dict[str, Any], plan: dict[str, Any], where: Topology) -> dict[str, Any]:
-    """Floor, estimate and what follows from each."""
+    """Floor, estimate and what follows from each; nothing for a step that cannot run."""
     empty: dict[str, Any] = {"floor": None, "estimate": None, "rates": {}}
     chip, hardware = where.chip, plan["flops"]["hardware"]
-    if chip is None or not hardware or "collectives" not in facts:
+    if chip is None or not hardware or "collectives" not in facts or plan["verdict"] == OVER:
         return empty
     transfers = [
         floor.Transfer(
@@ -183,7 +183,8 @@ def _times(facts: dict[str, Any], plan: dict[str, Any], where: Topology) -> dict
     }
     cycles = facts.get("cycles") or 0
     span = floor.estimate(cycles, parts, chip) if cycles else None
-    if span is not None:
+    # Cycles that fall short of the floor leave something out: kernels, loops of unknown length.
+    if span is not None and span[0] >= parts.seconds:
         found["estimate"] = {"label": floor.LABEL, "least": span[0], "most": span[1]}
         found["rates"] |= {
             "estimate, least": rates(span[0], facts, where),
@@ -224,6 +225,10 @@ def _warnings(facts: dict[str, Any], plan: dict[str, Any], where: Topology) -> l
         found.append({"kind": "left-whole", "text": text})
     if plan["flops"]["error"]:
         found.append({"kind": "flops", "text": plan["flops"]["error"]})
+    if plan["floor"] and facts.get("cycles") and where.chip and where.chip.clock:
+        if plan["estimate"] is None:
+            text = "the compiler's cycles are fewer than the floor: something has none; no estimate"
+            found.append({"kind": "cycles", "text": text})
     if plan["outcome"] in CUT:
         text = f"{plan['error']}: what is told here is what the compiler had said by then"
         found.append({"kind": "cut", "text": text})
