@@ -220,12 +220,12 @@ VERBS = {
         overrides=True,
     ),
     "plan": Verb(
-        summary="tell whether an experiment fits a pod, and how fast it can be, without the pod",
+        summary="tell whether an experiment fits a pod, without the pod",
         description="Compiles the very step that train would run, for devices that need not be "
         "there, and tells its memory by kind, its largest buffers, FLOPs, collectives, the least "
         "time of a step and what follows from it; writes plan.json and index.html. TPU topologies "
-        "need the extra plan: pip install 'flamingo-jax[plan]'; local needs nothing. Exit codes: "
-        "0 it fits, 3 it does not, 2 bad input.",
+        "need the extra `plan` (libtpu), local needs nothing. Exit codes: 0 it fits, 3 it does "
+        "not, 2 bad input.",
         examples=(
             "plan --config=experiments/flamingo_3b.py --topology=v5e:4x4",
             "plan --config=experiments/flamingo_9b.py --chips=64 --kind=v5p "

@@ -16,8 +16,8 @@ from flamingo_jax.report.reading import is_number
 
 HEAD = ("run", "on", "a step", "x floor", "x estimate", "differs in")
 NEEDED = (
-    *("seconds", "compute_seconds"),
-    *("steps_per_second", "tokens_per_second", "images_per_second"),
+    *("seconds", "steps_per_second"),
+    *("tokens_per_second", "images_per_second"),
 )
 """Fields of a row of speed.jsonl."""
 
@@ -47,7 +47,7 @@ def read(run: str | pathlib.Path, plan: dict[str, Any], stage: str) -> dict[str,
             "--workdir of a run that has trained it"
         )
     lengths = [max(round(row["steps_per_second"] * row["seconds"]), 1) for row in known]
-    seconds = [row["compute_seconds"] / n for row, n in zip(known, lengths, strict=True)]
+    seconds = [_computing(row) / n for row, n in zip(known, lengths, strict=True)]
     last = known[-1]
     facts = found.facts
     told = {
@@ -64,6 +64,14 @@ def read(run: str | pathlib.Path, plan: dict[str, Any], stage: str) -> dict[str,
         "images": round(last["images_per_second"] / last["steps_per_second"]),
     }
     return told | {"differs": _differs(told, plan)}
+
+
+def _computing(row: dict[str, Any]) -> float:
+    """Seconds of an interval's steps alone."""
+    waited = ("data_wait_seconds", "checkpoint_seconds")
+    rest = row["seconds"] - sum(row[key] for key in waited if is_number(row.get(key)))
+    told = row.get("compute_seconds")
+    return float(told) if is_number(told) else rest
 
 
 def _differs(told: dict[str, Any], plan: dict[str, Any]) -> list[str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from flamingo_jax.plan import measured, printing
-from flamingo_jax.planning import floor, summary
+from flamingo_jax.planning import candidates, floor, summary
 from flamingo_jax.planning.summary import gib
 from flamingo_jax.planning.sweep import Result
 from flamingo_jax.report import charts, wording
@@ -109,12 +110,10 @@ def memory(plan: dict[str, Any]) -> Markup:
             wording.NOTHING if own is None else gib(own),
             f"{(value or own or 0) / top:.1%}",
         ])  # fmt: skip
-    foot = 0
     if size:
         name = "at the peak" if told["peak"] else "needed, by the compiler's word"
         bar = charts.bar(size, most, None, top)
-        rows.append([name, bar, gib(size), "", f"{size / top:.1%}"])
-        foot = 1
+        rows.append([tag("b", name), bar, tag("b", gib(size)), "", f"{size / top:.1%}"])
     share = f"of {gib(top)}"
     head: list[Child] = ["a device", "", "compiled", "counted from the config", share]
     note = (
@@ -123,7 +122,7 @@ def memory(plan: dict[str, Any]) -> Markup:
     )
     if most:
         note += f" The mark is the memory there is for a program: {gib(most)}."
-    return join(table(head, rows, class_="numbers", foot=foot), tag("p", note, class_="note"))
+    return join(table(head, rows, class_="numbers"), tag("p", note, class_="note"))
 
 
 def buffers(plan: dict[str, Any]) -> Markup:
@@ -226,30 +225,29 @@ def sweep(results: Sequence[Result], plan: dict[str, Any]) -> Markup:
 
 
 def _scatter(tried: Sequence[Result]) -> Markup | None:
-    """A dot a candidate that fits, by remat; the guide is the memory that there is."""
-    known = [one for one in tried if one.plan is not None and one.score >= 0]
-    if not known:
+    """A dot a candidate: memory at the peak, and MFU at the floor or what bounds it."""
+    lines, most, floors = [], None, False
+    for one in tried:
+        plan = one.plan
+        size = plan["memory"]["peak"] or plan["memory"]["required"] if plan else None
+        mfu = one.score if one.score >= 0 else one.bound
+        if plan is None or not size or not math.isfinite(mfu):
+            continue
+        most, floors = plan["memory"]["capacity"], floors or plan["floor"] is not None
+        fits = one.score >= 0
+        legend = f"remat {one.candidate.remat}" if fits else "does not fit"
+        shade = charts.color(candidates.REMAT.index(one.candidate.remat) if fits else 7)
+        name = one.candidate.name
+        lines.append(charts.Line(name, legend, [size / GIB], [mfu], shade, "marked"))
+    if not lines:
         return None
-    lines = []
-    for index, remat in enumerate(dict.fromkeys(one.candidate.remat for one in known)):
-        mine = [one for one in known if one.candidate.remat == remat]
-        mine.sort(key=lambda one: (one.plan or {})["memory"]["peak"])
-        for one in mine:
-            told = (one.plan or {})["memory"]["peak"] / GIB
-            line = charts.Line(
-                one.candidate.name, f"remat {remat}", [told], [one.score], charts.color(index),
-                "marked",
-            )  # fmt: skip
-            lines.append(line)
-    most = (known[0].plan or {})["memory"]["capacity"]
-    floors = (known[0].plan or {})["floor"] is not None
-    note = f"A dot is a candidate that fits in {gib(most)}." if most else ""
     return charts.line_chart(
-        "Candidates that fit",
+        "Candidates",
         lines,
         x_name="GiB a device at the peak",
         y_name="MFU at the floor" if floors else "share of FLOPs not computed again",
-        note=note,
+        guides=[charts.Guide(most / GIB, gib(most), "x")] if most else [],
+        note="What does not fit stands at the MFU that its FLOPs alone would allow.",
     )
 
 

@@ -20,6 +20,7 @@ from flamingo_jax.report import wording
 LOG_COLUMNS = 110
 """Width where there is no terminal."""
 BUFFERS = 8
+WHOLE = 40  # cells of so many letters are never broken
 SHOWN = 30
 """Candidates of a sweep in the terminal; the page and plan.json have all."""
 STYLE = {summary.FITS: "bold green", summary.OVER: "bold red", summary.UNKNOWN: "bold yellow"}
@@ -40,7 +41,9 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], left: 
     """A table whose first `left` columns are words and whose others are figures."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for index, name in enumerate(head):
-        made.add_column(name, justify="left" if index < left else "right", overflow="fold")
+        short = all(len(row[index]) <= WHOLE for row in rows)
+        side = "left" if index < left else "right"
+        made.add_column(name, justify=side, overflow="fold", no_wrap=short)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made

@@ -29,12 +29,10 @@ def describe(asked: Asked) -> dict[str, Any]:
       devices, device_kind, mesh; steps; remat; datasets: {name: {batch, micro_batches, length,
       media, frames}}; state: {kind: bytes a device} (`analytic.state_bytes`, the encoder's weights
       left out where features are given); work: {model, without_attention, tokens, images}, a step
-      over all devices; whole: what the mesh does not divide, by letter and axis; trained: paths of
-      the parameters that are trained.
+      over all devices; whole: what the mesh does not divide, by letter and axis.
     """
     from flamingo_jax import config, sharding
     from flamingo_jax.planning import analytic
-    from flamingo_jax.shapes import flatten_paths
 
     c, stage = asked.config, asked.stage
     rows = config.stage_settings(c, stage.name).datasets
@@ -65,7 +63,6 @@ def describe(asked: Asked) -> dict[str, Any]:
             "images": work.images,
         },
         "whole": _whole(sharding.remarks(stage.abstract, stage.mesh, stage.heads)),
-        "trained": sorted(flatten_paths(stage.trainable)),
     }
 
 

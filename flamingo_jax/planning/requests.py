@@ -120,7 +120,13 @@ def assembled(request: Request, devices: Any) -> Asked:
 
     c = config.finish(settings(request)[0])
     replica, fsdp, tensor = request.mesh or (c.mesh.replica, c.mesh.fsdp, c.mesh.tensor)
-    mesh = sharding.make_mesh(replica, fsdp, tensor, devices=devices, slices=c.mesh.slices)
+    try:
+        mesh = sharding.make_mesh(replica, fsdp, tensor, devices=devices, slices=c.mesh.slices)
+    except NotImplementedError as error:  # JAX's, of axes that a torus cannot be cut into
+        raise InputError(
+            f"config.mesh {replica} x {fsdp} x {tensor} cannot be laid on {request.topology}: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     new = 1 + (c.tokenizer.image == "new")  # <EOC>, and <image> where that is a token of its own
     vocabulary = assemble.Vocabulary(c.model.language.vocab or request.vocabulary, new)
     media = None

@@ -19,8 +19,8 @@ FITS, OVER, UNKNOWN = "fits", "does not fit", "unknown"
 ACTIVATIONS, PADDING = "activations", "layouts' padding"
 CUT = ("time-out", "memory")
 """Outcomes of compiling that was ended by its bounds."""
-TRAFFIC = ("frozen weights", "trained weights", "gradients", "activations")
-"""What a collective moves."""
+TRAFFIC = ("weights", "gradients", "activations")
+"""What a collective moves. Frozen and trained weights of one shape look the same."""
 
 
 def place(name: str, facts: dict[str, Any]) -> Topology:
@@ -135,15 +135,11 @@ def _flops(facts: dict[str, Any]) -> dict[str, Any]:
 
 def _moves(facts: dict[str, Any]) -> dict[str, int]:
     """{one of `TRAFFIC`: bytes of results, a device and step}."""
-    trained, found = set(facts.get("trained", ())), collections.Counter[str]()
+    found = collections.Counter[str]()
     for one in facts.get("collectives", ()):
-        if not one["weight"]:
-            found["activations"] += one["total"]
-        elif one["op"] in ("all-reduce", "reduce-scatter"):
-            found["gradients"] += one["total"]
-        else:
-            kind = "trained weights" if one["weight"] in trained else "frozen weights"
-            found[kind] += one["total"]
+        summed = one["op"] in ("all-reduce", "reduce-scatter")
+        kind = ("gradients" if summed else "weights") if one["weight"] else "activations"
+        found[kind] += one["total"]
     return {kind: found[kind] for kind in TRAFFIC if found[kind]}
 
 
