@@ -20,7 +20,7 @@ from flamingo_jax.report import wording
 LOG_COLUMNS = 110
 """Width where there is no terminal."""
 BUFFERS = 8
-WHOLE = 40  # cells of so many letters are never broken
+WHOLE = 40  # letters of a first column that are never broken
 SHOWN = 30
 """Candidates of a sweep in the terminal; the page and plan.json have all."""
 STYLE = {summary.FITS: "bold green", summary.OVER: "bold red", summary.UNKNOWN: "bold yellow"}
@@ -41,9 +41,10 @@ def table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], left: 
     """A table whose first `left` columns are words and whose others are figures."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
     for index, name in enumerate(head):
-        short = all(len(row[index]) <= WHOLE for row in rows)
+        widest = max((len(row[index]) for row in rows), default=0)
+        least = min(widest, WHOLE) if index == 0 else None
         side = "left" if index < left else "right"
-        made.add_column(name, justify=side, overflow="fold", no_wrap=short)
+        made.add_column(name, justify=side, overflow="fold", min_width=least)
     for row in rows:
         made.add_row(*(Text(cell) for cell in row))
     return made
@@ -224,7 +225,7 @@ def tell_sweep(results: Sequence[Result], overrides: Sequence[str]) -> None:
 
 
 def sweep_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of candidates."""
+    """Head and rows of candidates; their MFU is that at the floor."""
     best = results[0].candidate if results and results[0].score >= 0 else None
     rows = []
     for one in results:
@@ -245,7 +246,7 @@ def sweep_rows(results: Sequence[Result]) -> tuple[list[str], list[list[str]]]:
             ]
         mark = "* " if one.candidate == best else "  "
         rows.append([mark + one.candidate.name, verdict, gib(one.state), *cells])
-    head = ["candidate", "", "state", "peak", "MFU at floor", "floor s", "estimate s", "compiled s"]
+    head = ["candidate", "", "state", "peak", "MFU", "floor s", "estimate s", "compiled s"]
     return head, rows
 
 

@@ -103,24 +103,40 @@ def survey(many: Sequence[Request]) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     shares: dict[str, dict[str, Any]] = {}
+    before: dict[str, dict[str, Any]] = {}
     devices: Any = None
     for request in many:
         if devices is None:
             devices, _ = requests.devices_of(request.topology)
         try:
+            remat = requests.settings(request)[0].model.remat
+            key = _but_remat(request)
+            if key in before and remat in shares:  # remat changes nothing else
+                facts = before[key] | {"remat": remat}
+                found.append(_with_flops(facts, shares[remat]))
+                continue
             asked = requests.assembled(request, devices)
         except InputError as error:
             found.append({"error": str(error)})
             continue
-        facts = describe(asked)
-        if facts["remat"] not in shares:
+        facts = before[key] = describe(asked)
+        if remat not in shares:
             counted = hardware(trace(asked), facts["devices"])
-            shares[facts["remat"]] = {"of": facts["work"]["model"]} | counted
-        share = shares[facts["remat"]]
-        if "total" in share:
-            facts["flops"] = {"total": share["total"] * facts["work"]["model"] / share["of"]}
-        found.append(facts)
+            shares[remat] = {"of": facts["work"]["model"]} | counted
+        found.append(_with_flops(facts, shares[remat]))
     return found
+
+
+def _but_remat(request: Request) -> str:
+    """The same for requests that differ in rematerialisation alone."""
+    others = {key: value for key, value in request.overrides.items() if key != "model.remat"}
+    return repr(dataclasses.replace(request, remat="", overrides=others))
+
+
+def _with_flops(facts: dict[str, Any], share: dict[str, Any]) -> dict[str, Any]:
+    if "total" not in share:
+        return facts
+    return facts | {"flops": {"total": share["total"] * facts["work"]["model"] / share["of"]}}
 
 
 def survey_apart(many: Sequence[Request], seconds: float = 3_600.0) -> list[dict[str, Any]]:

@@ -70,7 +70,8 @@ def run(
     Raises:
       InputError: if no candidate makes sense.
     """
-    told = known.survey_apart([request_of(base, one) for one in many], limits.seconds)
+    asked = [request_of(base, one) for one in many]
+    told = known.survey_apart(asked, limits.seconds * len(many))
     sound = {one: facts for one, facts in zip(many, told, strict=True) if "error" not in facts}
     if not sound:
         raise InputError(f"--sweep finds no layout that can be: {told[0]['error']}")

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from flamingo_jax.planning import compiling, requests, summary, sweep
+from flamingo_jax.planning import compiling, known, requests, summary, sweep
 from flamingo_jax.planning.candidates import Candidate
 from flamingo_jax.planning.requests import Request
 from flamingo_jax.planning.summary import Limits
@@ -84,3 +84,16 @@ def test_a_sweep_on_this_machine(tmp_path):
         one.score for one in found
     ]
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+
+
+def test_what_is_known_without_compiling():
+    """Bytes of a device by mesh, FLOPs by rematerialisation; what makes no sense says so."""
+    changes = ({"model.remat": "full"}, {"model.remat": "none"}, {"mesh.fsdp": "3"})
+    meshes = ({"mesh.replica": "2"}, {"mesh.replica": "2", "model.remat": "full"})
+    many = [Request(f"{SMALL}:one", one, features=True) for one in (*changes, *meshes)]
+    full, none, wrong, copies, same = known.survey(many)
+    assert full["state"] == none["state"] and full["flops"]["total"] > none["flops"]["total"]
+    assert none["flops"]["total"] == none["work"]["model"]
+    assert "not the number of devices" in wrong["error"]
+    assert copies["state"]["trainable"] > full["state"]["trainable"]
+    assert same == copies | {"remat": "full", "flops": full["flops"]}
