@@ -18,6 +18,7 @@ from flamingo_jax import errors
 from flamingo_jax.data.prepare import flags as preparing
 from flamingo_jax.data.prepare.flags import Parser, number
 from flamingo_jax.overrides import take_overrides
+from flamingo_jax.plan import flags as planning
 
 EXIT_INTERRUPTED = 130
 
@@ -197,6 +198,12 @@ def _generate(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     return run.generate(options.pop("checkpoint"), options.pop("items"), **options)
 
 
+def _plan(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from flamingo_jax import run
+
+    return run.plan(flags.config, overrides, **planning.options(flags))
+
+
 VERBS = {
     "train": Verb(
         summary="train an experiment's stages, or go on where its run stopped",
@@ -210,6 +217,23 @@ VERBS = {
         ),
         add_flags=_train_flags,
         call=_train,
+        overrides=True,
+    ),
+    "plan": Verb(
+        summary="tell whether an experiment fits a pod, without the pod",
+        description="Compiles the very step that train would run, for devices that need not be "
+        "there, and tells its memory by kind, its largest buffers, FLOPs, collectives, the least "
+        "time of a step and what follows from it; writes plan.json and index.html. TPU topologies "
+        "need the extra `plan` (libtpu), local needs nothing. Exit codes: 0 it fits, 3 it does "
+        "not, 2 bad input.",
+        examples=(
+            "plan --config=experiments/flamingo_3b.py --topology=v5e:4x4",
+            "plan --config=experiments/flamingo_9b.py --chips=64 --kind=v5p "
+            "--sweep=remat,mesh,micro_batches --seconds=1500 --memory=8",
+            "plan --config=experiments/openmoji.py --topology=local --workdir=runs/openmoji",
+        ),
+        add_flags=planning.add_to,
+        call=_plan,
         overrides=True,
     ),
     "report": Verb(

@@ -51,6 +51,7 @@ def describe(run: inputs.Run, command: str) -> dict[str, Any]:
         "git": git_state(),
         "devices": jax.device_count(),
         "platform": jax.devices()[0].platform,
+        "device_kind": jax.devices()[0].device_kind,
         "mesh": dict(run.mesh.shape),
         "seed": run.config.seed,
         "parameters": [

@@ -227,6 +227,19 @@ def _check_disk(run: inputs.Run) -> None:
     run.workdir.check_disk(int(run.config.checkpoint.min_free_gb * 1e9) or 3 * largest)
 
 
+def plan(config_spec: str, overrides: dict[str, str] | None = None, **options: Any) -> int:
+    """Compiles a stage's step for devices that need not be there; 0 fits, 3 does not fit.
+
+    Args:
+      config_spec: FILE.py[:variant].
+      overrides: {"train.steps": "10"}.
+      options: the other fields of `plan.command.Ask`.
+    """
+    from flamingo_jax.plan import command
+
+    return command.run(command.Ask(config_spec, overrides or {}, **options))
+
+
 def report(workdirs: list[str], markdown: bool = False) -> int:
     """Writes one run's report again, or lays several over each other.
 

@@ -208,7 +208,10 @@ def test_prepare_features_takes_no_flags_of_documents(flag: str, calls, capsys):
         (["prepare", "pairs", "--path=p"], "--out"),
         (["prepare", "pairs", "--out=o", "--workers=0"], "--workers: 0 is not at least 1"),
         (["prepare", "pairs", "--out=o", "--max-aspect=wide"], "--max-aspect"),
-        (["report", "w", "--config.seed=1"], "only train, prepare, inspect takes --config.seed"),
+        (
+            ["report", "w", "--config.seed=1"],
+            "only train, plan, prepare, inspect takes --config.seed",
+        ),
         (["inspect"], "give either DIR or --config=FILE"),
         (["inspect", "w", "--config=a.py"], "give either DIR or --config=FILE"),
         (["inspect", "w", "--config.seed=1"], "belong to --config=FILE"),

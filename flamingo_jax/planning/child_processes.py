@@ -1,12 +1,40 @@
-"""Bounds a child process in time and memory."""
+"""Child processes that compile: their environment, and their bounds in time and memory."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import resource
 import subprocess
 import time
+
+ENVIRONMENT = {
+    "JAX_PLATFORMS": "cpu",  # arrays that tracing makes; the topology's devices hold none
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process dies of libtpu's lock file
+    "TPU_SKIP_MDS_QUERY": "1",  # else libtpu looks for a cloud's metadata server
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+def environment(topology: str, devices: int = 0) -> dict[str, str]:
+    """A child's environment: this one's, our own package found, the devices asked for.
+
+    Args:
+      topology: as `topology.parse` takes it.
+      devices: simulated devices of "local"; 0 = this machine's.
+    """
+    package = str(pathlib.Path(__file__).resolve().parents[2])
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    found = os.environ | {"PYTHONPATH": os.pathsep.join([package, *paths])}
+    if topology != "local":
+        found |= ENVIRONMENT
+        found.pop("XLA_FLAGS", None)  # a CPU's flags, which libtpu refuses by aborting
+        found.pop("JAX_COMPILATION_CACHE_DIR", None)  # a program from there leaves no dump
+    elif devices:
+        found |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return found
 
 
 def watch(child: subprocess.Popen[bytes], seconds: float, rss_gb: float) -> tuple[str, str] | None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import pathlib
 import resource
 import subprocess
@@ -23,18 +22,8 @@ from typing import Any
 
 from flamingo_jax import installed
 from flamingo_jax.errors import InputError
-from flamingo_jax.planning import child_processes
-
-VOCABULARY = 32_000
-"""Tokens where the config leaves it to a tokenizer: as many as experiments/flamingo_*.py name."""
-
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",  # arrays that tracing makes; the topology's devices hold none
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # else a second process dies of libtpu's lock file
-    "TPU_SKIP_MDS_QUERY": "1",  # else libtpu looks for a cloud's metadata server
-    "TPU_STDERR_LOG_LEVEL": "3",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
+from flamingo_jax.planning import child_processes, known, requests
+from flamingo_jax.planning.requests import Request
 
 COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
     # Without a GPU nothing can be timed, and without timing Triton finds no tile sizes.
@@ -50,37 +39,6 @@ PLANNING_OPTIONS: dict[str, dict[str, Any]] = {
 
 LARGEST = 20
 """Buffers that are told by name."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to compile.
-
-    Attributes:
-      config: FILE.py[:variant].
-      overrides: {"a.b": "value"} of the config.
-      stage: its name.
-      topology: "v5e:4x4", "v4:8x12x16", …, or "local".
-      mesh: replica, fsdp, tensor; one may be -1. None = the config's.
-      batch: every dataset's batch times this.
-      remat: in place of the config's; "" = the config's.
-      features: whether batches hold cached features in place of pixels.
-      vocabulary: tokens, where the config names none.
-      dump: a folder for the compiler's texts, new or empty, kept; "" = a temporary one.
-      devices: simulated devices of "local"; 0 = this machine's.
-    """
-
-    config: str
-    overrides: dict[str, str] = dataclasses.field(default_factory=dict)
-    stage: str = "flamingo"
-    topology: str = "local"
-    mesh: tuple[int, int, int] | None = None
-    batch: float = 1.0
-    remat: str = ""
-    features: bool = False
-    vocabulary: int = VOCABULARY
-    dump: str = ""
-    devices: int = 0
 
 
 def compile_apart(
@@ -114,7 +72,7 @@ def compile_apart(
         with log.open("wb") as stream:
             child = subprocess.Popen(
                 command,
-                env=_environment(request),
+                env=child_processes.environment(request.topology, request.devices),
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
@@ -139,31 +97,15 @@ def _unfinished(asked: pathlib.Path, dump: pathlib.Path) -> dict[str, Any]:
     begun = asked.with_suffix(".begun")
     if not begun.is_file():
         return {}
-    known = json.loads(begun.read_text(encoding="utf-8"))
-    found = {key: known[key] for key in ("versions", "devices", "mesh", "trace_seconds")}
-    weights = [(path, tuple(dims), trained) for path, dims, trained in known["weights"]]
+    found = json.loads(begun.read_text(encoding="utf-8"))
+    told = found.pop("weights")
+    found = {key: value for key, value in found.items() if key not in ("outcome", "error")}
+    weights = [(path, tuple(dims), trained) for path, dims, trained in told]
     if assigned := memory.assigned(_dumped(dump, "*memory-usage-report.txt")):
         found["memory"] = {"peak": assigned}
     with contextlib.suppress(InputError):  # a text cut off
-        found |= _facts(known["mesh"], weights, dump, None)
+        found |= _facts(found["mesh"], weights, dump, None)
     return json.loads(json.dumps(found))  # lists, as in a result that was written
-
-
-def _environment(request: Request) -> dict[str, str]:
-    """The child's environment: this one's, our own package found, the devices asked for."""
-    package = str(pathlib.Path(__file__).resolve().parents[2])
-    found = os.environ | {"PYTHONPATH": os.pathsep.join([package, *_paths()])}
-    if request.topology != "local":
-        found |= ENVIRONMENT
-        found.pop("XLA_FLAGS", None)  # a CPU's flags, which libtpu refuses by aborting
-        found.pop("JAX_COMPILATION_CACHE_DIR", None)  # a program from there leaves no dump
-    elif request.devices:
-        found |= {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(request.devices)}
-    return found
-
-
-def _paths() -> list[str]:
-    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
 
 
 def compile_here(request: Request, begun: pathlib.Path | None = None) -> dict[str, Any]:
@@ -175,9 +117,10 @@ def compile_here(request: Request, begun: pathlib.Path | None = None) -> dict[st
 
     Returns:
       outcome: "compiled", "does not fit" or "failed"; error: a sentence, "" if compiled;
-      required, available: bytes of HBM, where it does not fit; versions; devices; mesh;
-      trace_seconds, compile_seconds, rss_gb (the process's peak);
-      memory: {argument, output, alias, temp, code, peak} bytes a device, with layouts' padding;
+      required, available: bytes of HBM, where it does not fit; versions; all of `known.describe`
+      and, as `flops`, of `known.hardware`; trace_seconds,
+      compile_seconds, rss_gb (the process's peak); memory: {argument, output, alias, temp, code,
+      peak} bytes a device, with layouts' padding;
       arguments: {kind: bytes a device} of what the program reads, without;
       collectives, traffic (their summary), remarks; cycles; unknown_loops; buffers (the largest).
 
@@ -188,19 +131,19 @@ def compile_here(request: Request, begun: pathlib.Path | None = None) -> dict[st
 
     with contextlib.ExitStack() as stack:
         dump = request.dump or stack.enter_context(tempfile.TemporaryDirectory(prefix="plan-"))
-        devices, platform = _devices(request.topology)
+        devices, platform = requests.devices_of(request.topology)
         begin = time.monotonic()
-        stage, media = _stage(request, devices)
-        lowered = stage.update.lower(stage.state, stage.frozen, stage.abstract_batches(media))
+        asked = requests.assembled(request, devices)
+        traced = known.trace(asked)
         found: dict[str, Any] = {
             "outcome": "compiled",
             "error": "",
             "versions": installed.versions(),
-            "devices": len(devices),
-            "mesh": dict(stage.mesh.shape),
-            "trace_seconds": time.monotonic() - begin,
         }
-        weights = _weights(stage)
+        found |= known.describe(asked) | {"flops": known.hardware(traced, len(devices))}
+        lowered = traced.lower()
+        found["trace_seconds"] = time.monotonic() - begin
+        weights = _weights(asked.stage)
         if begun is not None:
             begun.write_text(json.dumps(found | {"weights": weights}), encoding="utf-8")
         begin, compiled = time.monotonic(), None
@@ -231,64 +174,6 @@ def compiler_options(platform: str, dump: str = "") -> dict[str, Any]:
     if dump and platform != "cpu":  # there it writes thousands of files of LLVM's
         options |= {"xla_dump_to": dump, "xla_dump_hlo_as_text": True}
     return options
-
-
-def _devices(text: str) -> tuple[Any, str]:
-    """The devices of a topology and their platform.
-
-    Raises:
-      InputError: for an unknown topology, or one whose compiler is not installed.
-    """
-    import jax
-    from jax.experimental import topologies
-
-    from flamingo_jax.planning import topology
-
-    if text == "local":
-        platform = jax.default_backend()
-        return jax.devices(), "cuda" if platform == "gpu" else platform
-    arguments = topology.description(topology.parse(text))
-    platform = arguments["platform"]
-    try:
-        return topologies.get_topology_desc(**arguments).devices, platform
-    except Exception as error:
-        needed = "the extra `plan`" if platform == "tpu" else "JAX's CUDA plugin"
-        raise InputError(
-            f"the topology {text!r} cannot be made: {str(error).splitlines()[0]}; it needs "
-            f"{needed}: pip install 'flamingo-jax[plan]'; --topology=local needs nothing"
-        ) from error
-
-
-def _stage(request: Request, devices: Any) -> tuple[Any, tuple[int, int] | None]:
-    """The stage that `train` would run on these devices, and its batches' (P, E) or None."""
-    from flamingo_jax import assemble, config, sharding
-
-    c = config.load(request.config, request.overrides)
-    if request.stage not in c.stages:
-        raise InputError(
-            f"{request.config!r} has no stage {request.stage!r}; its stages are "
-            f"{', '.join(c.stages)}"
-        )
-    for name, row in config.stage_settings(c, request.stage).datasets.items():
-        batch = row.batch * request.batch
-        if batch < 1 or batch != int(batch):
-            raise InputError(
-                f"the batch of dataset {name!r}, {row.batch}, times {request.batch:g} is no whole "
-                "number of rows; give another factor"
-            )
-        row.batch = int(batch)
-    c.model.remat = request.remat or c.model.remat
-    c = config.finish(c)
-    replica, fsdp, tensor = request.mesh or (c.mesh.replica, c.mesh.fsdp, c.mesh.tensor)
-    mesh = sharding.make_mesh(replica, fsdp, tensor, devices=devices)
-    new = 1 + (c.tokenizer.image == "new")  # <EOC>, and <image> where that is a token of its own
-    vocabulary = assemble.Vocabulary(c.model.language.vocab or request.vocabulary, new)
-    media = None
-    if request.features:
-        nfnet = assemble.vision_config(c).nfnet
-        size = c.data.image_size or c.model.vision.image_size
-        media = (nfnet.grid(size) ** 2, nfnet.features_width)
-    return assemble.stage(c, request.stage, vocabulary, mesh), media
 
 
 def _sizes(analysis: Any) -> dict[str, int]:
@@ -357,11 +242,9 @@ def _dumped(folder: pathlib.Path, pattern: str) -> str:
 
 def main(asked: str, told: str) -> None:
     """Reads the request file, compiles, writes the result file."""
-    fields = json.loads(pathlib.Path(asked).read_text(encoding="utf-8"))
-    if fields["mesh"] is not None:
-        fields["mesh"] = tuple(fields["mesh"])
+    request = requests.from_json(json.loads(pathlib.Path(asked).read_text(encoding="utf-8")))
     try:
-        found = compile_here(Request(**fields), pathlib.Path(asked).with_suffix(".begun"))
+        found = compile_here(request, pathlib.Path(asked).with_suffix(".begun"))
     except InputError as error:
         found = {"outcome": "input", "error": str(error)}
     draft = pathlib.Path(told + ".draft")

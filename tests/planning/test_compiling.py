@@ -17,7 +17,7 @@ import pytest
 
 from flamingo_jax import assemble, config, sharding
 from flamingo_jax.errors import InputError
-from flamingo_jax.planning import compiling
+from flamingo_jax.planning import child_processes, compiling
 from flamingo_jax.planning.compiling import Request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -195,13 +195,13 @@ def test_options_of_a_tpu_have_a_dump_only_where_they_are_looked_at():
 @needs_libtpu
 def test_a_chip_of_v4_is_one_device():
     program = (
-        "from flamingo_jax.planning import compiling\n"
-        "devices, platform = compiling._devices('v4:2x2x4')\n"
+        "from flamingo_jax.planning import requests\n"
+        "devices, platform = requests.devices_of('v4:2x2x4')\n"
         "print(platform, len(devices))"
     )
     found = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | compiling.ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | child_processes.ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=True,
