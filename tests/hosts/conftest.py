@@ -37,10 +37,11 @@ class Job:
         *tasks: str,
         count: int = 2,
         only: tuple[int, ...] = (0, 1),
+        address: str = "",
         environ: dict[int, dict[str, str]] | None = None,
     ) -> list[Ended]:
         """Does tasks, one after the other, in those of `count` processes that `only` names."""
-        address = free_address()
+        address = address or free_address()
         started = []
         for process in only:
             job = {
@@ -93,7 +94,7 @@ def address() -> str:
 def pair(tmp_path_factory) -> tuple[Job, list[Ended]]:
     """Two processes that do all tasks which leave them sound, and end alike."""
     job = Job(tmp_path_factory.mktemp("pair"))
-    tasks = ("agree", "together", "absent", "stop", "voice", "all_fail")
+    tasks = ("agree", "together", "absent", "stop", "voice", "account", "all_fail")
     return job, job.run(*tasks, environ={1: {"JAX_NUM_CPU_DEVICES": "2"}})
 
 
