@@ -295,10 +295,10 @@ def accounted_rows(batch: int, mesh: Mesh) -> list[int]:
     Of several processes that feed the same rows it is the one with the lowest number.
     """
     feeders: dict[int, int] = {}
-    for device, where in rows_sharding(mesh).devices_indices_map((batch,)).items():
-        if where is not None:
-            for row in range(*where[0].indices(batch)):
-                feeders[row] = min(device.process_index, feeders.get(row, device.process_index))
+    places = rows_sharding(mesh).devices_indices_map((batch,))
+    for device in sorted(places, key=lambda device: device.process_index):
+        for row in range(*places[device][0].indices(batch)):
+            feeders.setdefault(row, device.process_index)
     return sorted(row for row, process in feeders.items() if process == jax.process_index())
 
 
