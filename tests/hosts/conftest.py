@@ -131,20 +131,25 @@ class Training:
     def supervise(
         self, name: str, count: int, *flags: str, devices: int = 2, options: tuple[str, ...] = ()
     ) -> subprocess.Popen[str]:
-        """The same under launch/local.py, which starts all again when one dies."""
+        """The same under launch/local.py, which starts all again when one dies.
+
+        What it copies from the first process goes to WORKDIR/logs alone: nobody would empty a pipe.
+        """
         sizes = (f"--processes={count}", f"--devices-per-process={devices}")
         local = str(ROOT / "launch" / "local.py")
         command = [sys.executable, local, *sizes, *options, "--", *self._train(name, *flags)]
-        return self._open(command)
+        return self._open(command, out=subprocess.DEVNULL)
 
     def _train(self, name: str, *flags: str) -> list[str]:
         config, workdir = f"--config={self.experiment}", f"--workdir={self.folder / name}"
         return ["train", config, workdir, *flags]
 
-    def _open(self, command: list[str], **environ: str) -> subprocess.Popen[str]:
+    def _open(
+        self, command: list[str], out: int = subprocess.PIPE, **environ: str
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command,
-            stdout=subprocess.PIPE,
+            stdout=out,
             stderr=subprocess.PIPE,
             text=True,
             cwd=ROOT,
