@@ -163,6 +163,9 @@ class StageLoop:
         background.shutdown(wait=False)
         batches = data.train(first)
         update.result()
+        # Gloo gives a process 30 s to come to the first collective of its group (jax 0.10.2), and
+        # one may compile for longer than another.
+        processes.barrier("compiled")
         if restored is None and self.settings.eval_first:
             self._validate(0, state.params, frozen, data.validation)
         ahead: collections.deque[Any] = collections.deque()

@@ -125,7 +125,8 @@ class Training:
         }
         command = [sys.executable, "-m", "flamingo_jax", *self._train(name, *flags)]
         return [
-            self._open(command, **job, FLAMINGO_PROCESS=str(process)) for process in range(count)
+            self._open(command, {**job, "FLAMINGO_PROCESS": str(process)})
+            for process in range(count)
         ]
 
     def supervise(
@@ -138,14 +139,14 @@ class Training:
         sizes = (f"--processes={count}", f"--devices-per-process={devices}")
         local = str(ROOT / "launch" / "local.py")
         command = [sys.executable, local, *sizes, *options, "--", *self._train(name, *flags)]
-        return self._open(command, out=subprocess.DEVNULL)
+        return self._open(command, {}, out=subprocess.DEVNULL)
 
     def _train(self, name: str, *flags: str) -> list[str]:
         config, workdir = f"--config={self.experiment}", f"--workdir={self.folder / name}"
         return ["train", config, workdir, *flags]
 
     def _open(
-        self, command: list[str], out: int = subprocess.PIPE, **environ: str
+        self, command: list[str], environ: dict[str, str], out: int = subprocess.PIPE
     ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command,
