@@ -282,6 +282,7 @@ def save_frozen(workdir: str | pathlib.Path, tree: Any) -> str:
     Returns:
       The digest of paths, dtypes, shapes and values: what `load_frozen` takes.
     """
+    barrier("checkpoint:made")  # the first collective of a run: see training.py
     prints, signatures = fingerprint.fingerprints(tree), fingerprint.signature(tree)
     digest = fingerprint.digest(prints, signatures)
     parent = pathlib.Path(workdir).absolute() / "frozen"

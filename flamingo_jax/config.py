@@ -185,7 +185,7 @@ def _data() -> Config:
     c.threads = 0  # that make rows: more for storage far away; 0 = processors + 1, at most 16
     c.prefetch = 4  # steps read ahead
     c.max_bad = 0.2  # share of a dataset's records, unusable ones, from which on the run stops
-    c.record_rows = False  # write (step, dataset, index) of every row used to rows.jsonl
+    c.record_rows = False  # write (step, dataset, index) of every row used to rows*.jsonl
     c.augment = ConfigDict()
     c.augment.flip = 0.5  # probability of a horizontal flip
     c.augment.brightness = 0.1  # ± added, as a share of the range

@@ -31,6 +31,9 @@ HEARTBEAT_SECONDS = 100
 LEAVE_SECONDS = 10.0
 """How long a process that fails waits for the others to fail alike, before it leaves alone."""
 
+ANSWERS = ("go", "missing", "twice")
+"""What process 0 tells the others begins with one of these: other programs say other things."""
+
 _WORDS = "--coordinator=HOST:PORT --processes=N --process=I"
 
 
@@ -133,8 +136,9 @@ def initialize(membership: Membership) -> None:
     """Joins the job; to be called before anything touches a device.
 
     Raises:
-      HostsMissing: if the coordinator or other processes are not there in time.
-      InputError: if the coordinator's port is in use.
+      HostsMissing: if the coordinator or other processes are not there in time, or its port is in
+        use.
+      InputError: if two processes have the same number.
     """
     who, seconds = membership, membership.join_seconds
     if who.coordinator == AUTO:
@@ -227,8 +231,9 @@ def muster(membership: Membership) -> None:
     """Waits until all processes have reported at the coordinator's port, which is free after it.
 
     Raises:
-      HostsMissing: naming the coordinator, or the processes, that were not there in time.
-      InputError: if the port is in use, or two processes have the same number.
+      HostsMissing: naming the coordinator, or the processes, that were not there in time, or the
+        port if it is in use: a new start may take another one.
+      InputError: if two processes have the same number.
     """
     deadline = time.monotonic() + membership.join_seconds
     answer = (_receive if membership.process == 0 else _report)(membership, deadline)
@@ -247,7 +252,7 @@ def _receive(who: Membership, deadline: float) -> str:
         try:
             server = stack.enter_context(socket.create_server(("", port)))
         except OSError as error:
-            raise InputError(
+            raise HostsMissing(
                 f"the coordinator cannot listen at {who.coordinator} ({error.strerror}); give "
                 "another port, to all processes"
             ) from error
@@ -291,8 +296,11 @@ def _report(who: Membership, deadline: float) -> str:
             with socket.create_connection((host, int(port)), timeout=min(left, 5)) as line:
                 line.sendall(f"{who.process}\n".encode())
                 line.settimeout(left + 5)
-                if answer := line.makefile("r").readline().strip():
+                answer = line.makefile("r", errors="replace").readline().strip()
+                if answer.partition(" ")[0] in ANSWERS:
                     return answer
+                if answer:
+                    problem = f"another program listens there and says {answer[:40]!r}"
         except OSError as error:
             problem = error.strerror or error
         time.sleep(0.2)

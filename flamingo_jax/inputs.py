@@ -324,11 +324,14 @@ def feeds(
         validation = [measured[k] for k in range(settings.eval_batches)]
     train = opened("train", stage.steps)
 
+    sizes = {name: spec.batch for name, spec in stage.datasets.items()}
+    ours = {name: sharding.accounted_rows(size, run.mesh) for name, size in sizes.items()}
+
     def used(step: int) -> list[tuple[str, int]]:
         return [
             (name, train.row_index(name, step - 1, row))
             for name in stage.datasets
-            for row in range(*sharding.local_rows(stage.datasets[name].batch, run.mesh))
+            for row in ours[name]
         ]
 
     def rejects(step: int) -> list[dict[str, Any]]:
@@ -336,6 +339,7 @@ def feeds(
             {"dataset": name, "step": at + 1, **dataclasses.asdict(reject)}
             for name in stage.datasets
             for at, reject in train.rejects(name, step - 1)
+            if reject.row % sizes[name] in ours[name]
         ]
 
     return Feeds(train.iterate, validation, used if c.data.record_rows else None, rejects)

@@ -1,6 +1,7 @@
 """The JSON-lines files that a resumed run continues, TensorBoard's curves, each process's own log.
 
-The first two are written by the first process of a run only; on the others nothing happens.
+The first two are written by the first process of a run only; on the others nothing happens. What
+only the process that fed a row knows is the exception: such a log has a part for each process.
 """
 
 from __future__ import annotations
@@ -28,14 +29,22 @@ from flamingo_jax.processes import is_primary
 class MetricsLog:
     """A file of JSON rows that survives kills: when `append` returns, the kernel has the row."""
 
-    def __init__(self, path: str | pathlib.Path):
-        """Names the file; the first `append` opens it."""
+    def __init__(self, path: str | pathlib.Path, parted: bool = False):
+        """Names the file; the first `append` opens it.
+
+        Args:
+          path: the file.
+          parted: every process writes, the first one to `path` and process I to STEM-I.jsonl.
+        """
         self.path = pathlib.Path(path)
+        self._parted = parted
+        if parted and not is_primary():
+            self.path = self.path.with_stem(f"{self.path.stem}-{jax.process_index()}")
         self._file: Any = None
 
     def append(self, *rows: Mapping[str, Any]) -> None:
         """Adds rows, with sorted keys and floats that read back equal (NaN as Python writes it)."""
-        if not is_primary():
+        if not rows or not (self._parted or is_primary()):
             return
         if self._file is None:
             self._file = self._open()
@@ -130,6 +139,20 @@ def read_rows(path: str | pathlib.Path) -> list[dict[str, Any]]:
     with open(path, "rb") as file:
         rows = [_parse(line) for line in file]
     return [row for row in rows if row is not None]
+
+
+def list_parts(path: str | pathlib.Path) -> list[pathlib.Path]:
+    """The files there are of a log: NAME.jsonl, then NAME-1.jsonl, … of the other processes.
+
+    Also those of processes that the run has no more.
+    """
+    path = pathlib.Path(path)
+    parts = {path: 0} if path.exists() else {}
+    for other in path.parent.glob(f"{path.stem}-*{path.suffix}"):
+        number = other.stem.removeprefix(f"{path.stem}-")
+        if number.isdecimal():
+            parts[other] = int(number)
+    return sorted(parts, key=lambda part: parts[part])
 
 
 class Scalars:

@@ -289,6 +289,19 @@ def local_rows(batch: int, mesh: Mesh) -> tuple[int, int]:
     return min(s[0] for s in slices), max(s[1] for s in slices)
 
 
+def accounted_rows(batch: int, mesh: Mesh) -> list[int]:
+    """The rows of a global batch that this process writes down, ascending: each row has one writer.
+
+    Of several processes that feed the same rows it is the one with the lowest number.
+    """
+    feeders: dict[int, int] = {}
+    places = rows_sharding(mesh).devices_indices_map((batch,))
+    for device in sorted(places, key=lambda device: device.process_index):
+        for row in range(*places[device][0].indices(batch)):
+            feeders.setdefault(row, device.process_index)
+    return sorted(row for row, process in feeders.items() if process == jax.process_index())
+
+
 def to_devices(tree: Any, mesh: Mesh) -> Any:
     """This process's rows (numpy) → global arrays sharded over the mesh's rows."""
     sharding = rows_sharding(mesh)

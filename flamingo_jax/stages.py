@@ -49,9 +49,8 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
         if restored is not None and restored.step >= stage.steps:
             return Outcome(restored.params, 0.0, 0.0, finished_before=True)
         # Only now: the rows of later stages are later too, and a finished stage has none to drop.
-        for log in ("metrics", "speed", "rejects", "rows"):
-            step = -1 if restored is None else restored.step  # before step 0, too, is measured
-            workdir.log(log).truncate_after(c.stages, name, step)
+        step = -1 if restored is None else restored.step  # before step 0, too, is measured
+        workdir.go_back(c.stages, name, step)
         frozen, digest = frozen_parameters(run, stage, restored)
         first_step = _first_step(stage, restored)
         meta = run.meta | {"frozen": digest, "first_step": first_step}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -12,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax import assemble, logs, pace, progress, sharding
+from flamingo_jax import assemble, logs, pace, processes, progress, sharding
 from flamingo_jax.checkpoint import Restored, StageCheckpoints
 from flamingo_jax.errors import InputError, Preempted
 from flamingo_jax.preemption import StopRequest
@@ -56,8 +57,9 @@ class Feeds:
       train: first step → iterator of {dataset: Batch of this host's rows}, one a step.
       validation: {dataset: Batch} dicts, the same at every validation.
       used: update → (dataset, index in its source) of the rows it was made from, where they are to
-        be recorded.
-      rejects: update → rows of rejects.jsonl, records that were not used up to it, each told once.
+        be recorded; over all processes each row once.
+      rejects: update → rows of rejects.jsonl, records that were not used up to it, each told once
+        and by one process.
     """
 
     train: Callable[[int], Iterator[dict[str, Batch]]]
@@ -168,6 +170,9 @@ class StageLoop:
         background.shutdown(wait=False)
         batches = data.train(first)
         update.result()
+        # Gloo gives a process 30 s to come to the first collective of its group (jax 0.10.2), and
+        # one may compile for longer than another.
+        processes.barrier("compiled")
         if restored is None and self.settings.eval_first:
             self._validate(0, state.params, frozen, data.validation)
         compiled, pending = 0.0, self._fetch(batches)
@@ -209,9 +214,14 @@ class StageLoop:
         self.workdir.event(kind, text, stage=self.stage.name, step=step)
 
     def _tell_rejects(self, first: int, step: int) -> None:
-        """Says how many records were not used since step `first`, and why."""
+        """Says how many records no process used since step `first`, and why; all call it."""
+        counted = json.dumps([[*what, count] for what, count in self._rejected.items()])
+        rejected: collections.Counter[tuple[str, str]] = collections.Counter()
+        for told in processes.gather("rejects", counted):
+            for dataset, reason, count in json.loads(told):
+                rejected[dataset, reason] += count
         reasons: dict[str, list[str]] = {}
-        for (dataset, reason), count in sorted(self._rejected.items()):
+        for (dataset, reason), count in sorted(rejected.items()):
             reasons.setdefault(dataset, []).append(f"{count} times {reason}")
         for dataset, counts in reasons.items():
             text = f"dataset {dataset}: records replaced by others since step {first}: "

@@ -1,6 +1,7 @@
 """A run's folder: what it is made for, who may write to it, and its history.
 
-Everything here is written by the first process of a run only; on the others it does nothing.
+Everything here is written by the first process of a run only; on the others it does nothing. Each
+process has a part of its own of the logs of rows alone.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from flamingo_jax.errors import InputError
-from flamingo_jax.logs import MetricsLog, Scalars
-from flamingo_jax.processes import is_primary
+from flamingo_jax.logs import MetricsLog, Scalars, list_parts, read_rows
+from flamingo_jax.processes import agreed, is_primary
 
 ABSENT = "(absent)"
 """Stands for the value of a field that a config does not have."""
@@ -28,6 +29,13 @@ IDENTITY = "identity.json"
 CONFIG = "config.json"
 LOCK = "lock"
 TENSORBOARD = "tensorboard"
+
+
+LOGS = ("metrics", "speed", "rejects", "rows")
+"""Logs by step: a resumed run goes on with them from the step that it restored."""
+
+PARTED = ("rejects", "rows")
+"""Those with a part for each process, as each knows only of the rows that it has read."""
 
 
 class Change(NamedTuple):
@@ -58,8 +66,34 @@ class Workdir:
         return self.path / "checkpoints" / stage
 
     def log(self, name: str) -> MetricsLog:
-        """The rows of NAME.jsonl: metrics, speed, predictions, rejects, rows."""
-        return MetricsLog(self.path / f"{name}.jsonl")
+        """The rows of NAME.jsonl: metrics, speed, predictions, and this process's rejects, rows."""
+        return MetricsLog(self.path / f"{name}.jsonl", parted=name in PARTED)
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """The rows that all processes have written, one process's after another's."""
+        parts = list_parts(self.path / f"{name}.jsonl")
+        return [row for part in parts for row in read_rows(part)]
+
+    def go_back(self, stages: Sequence[str], stage: str, step: int) -> None:
+        """Drops the rows of all logs later than a step of a stage, whoever has written them.
+
+        To be called by every process: none goes on before it is done.
+
+        Args:
+          stages: the run's stages in their order.
+          stage: the stage that is resumed.
+          step: the step that was restored; its own rows stay.
+
+        Raises:
+          InputError: if a row is of no stage of the run.
+        """
+
+        def drop() -> None:
+            for name in LOGS:
+                for part in list_parts(self.path / f"{name}.jsonl"):
+                    MetricsLog(part).truncate_after(stages, stage, step)
+
+        agreed(drop, InputError, "the run's logs cannot be gone on with")
 
     def scalars(self, stage: str, step: int) -> Scalars:
         """TensorBoard's curves of a stage that goes on after `step`."""

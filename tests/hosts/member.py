@@ -22,9 +22,11 @@ from flamingo_jax import (
     preemption,
     processes,
     progress,
+    sharding,
     watchdog,
 )
 from flamingo_jax.errors import InputError
+from flamingo_jax.workdir import Workdir
 
 
 def tell(folder: pathlib.Path, task: str, **what) -> None:
@@ -107,6 +109,24 @@ def voice(folder: pathlib.Path) -> None:
         pass
 
 
+def account(folder: pathlib.Path) -> None:
+    """Each writes its part of a log for three steps; the second step is then gone back to."""
+    here, run = jax.process_index(), Workdir(folder / "run")
+    (folder / "run").mkdir(exist_ok=True)
+    for name in ("rows", "metrics"):
+        with run.log(name) as log:
+            log.append(*[{"stage": "a", "step": step, "by": here} for step in (1, 2, 3)])
+    with open(folder / "run" / "rows-5.jsonl", "w", encoding="utf-8") as gone:
+        gone.write('{"stage": "a", "step": 2, "by": 5}\n{"stage": "a", "step": 3, "by": 5}\n{"to')
+    processes.barrier("written")
+    run.go_back(["a"], "a", 2)
+    kept = {name: run.read(name) for name in ("rows", "metrics")}
+    meshes = {"fsdp": sharding.make_mesh(1, 3, 1), "tensor": sharding.make_mesh(1, 1, 3)}
+    rows = {name: sharding.accounted_rows(6, mesh) for name, mesh in meshes.items()}
+    fed = {name: sharding.local_rows(6, mesh) for name, mesh in meshes.items()}
+    tell(folder, "account", kept=kept, rows=rows, fed=fed)
+
+
 def one_fails(folder: pathlib.Path) -> None:
     """Process 1 has wrong input, the others wait for it."""
     if jax.process_index() == 1:
@@ -135,7 +155,7 @@ def wait_for_ever(lock: threading.Lock) -> None:
         pass
 
 
-TASKS = (agree, together, absent, stop, voice, one_fails, all_fail, hang)
+TASKS = (agree, together, absent, stop, voice, account, one_fails, all_fail, hang)
 
 
 def main(folder: str, *names: str) -> int:

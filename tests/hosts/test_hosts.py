@@ -1,5 +1,6 @@
 """Two processes of a job: they join, agree, wait, stop and fail together, with one voice."""
 
+import contextlib
 import re
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -61,6 +62,22 @@ def test_one_voice_and_a_log_of_each(pair):
         assert re.search(r"\n\d{4}-\d\d-\d\d [\d:.]+ INFO ended$", log.rstrip())
 
 
+def test_each_row_is_written_down_once_and_by_one(pair):
+    first, second = (pair[0].told("account", process) for process in range(2))
+    assert first["rows"] == {"fsdp": [0, 1], "tensor": [0, 1, 2, 3, 4, 5]}
+    assert second["rows"] == {"fsdp": [2, 3, 4, 5], "tensor": []}
+    assert first["fed"] == {"fsdp": [0, 2], "tensor": [0, 6]}
+    assert second["fed"] == {"fsdp": [2, 6], "tensor": [0, 6]}
+
+
+def test_what_all_have_written_goes_back_to_a_step(pair):
+    first, second = (pair[0].told("account", process)["kept"] for process in range(2))
+    assert first == second
+    found = [(row["by"], row["step"]) for row in first["rows"]]
+    assert found == [(0, 1), (0, 2), (1, 1), (1, 2), (5, 2)]
+    assert [(row["by"], row["step"]) for row in first["metrics"]] == [(0, 1), (0, 2)]
+
+
 def test_who_fail_alike_leave_together_and_one_speaks(pair):
     _, ended = pair
     assert [process.code for process in ended] == [2, 2]
@@ -108,11 +125,26 @@ def test_the_port_is_free_once_all_have_met(address):
     socket.create_server(("", int(address.rpartition(":")[2]))).close()
 
 
-def test_a_coordinators_port_in_use():
-    with socket.create_server(("", 0)) as taken:
-        address = f"localhost:{taken.getsockname()[1]}"
-        with pytest.raises(InputError, match=rf"cannot listen at {address} \(.*in use"):
-            distributed.muster(distributed.Membership(address, 2, 0))
+def test_a_coordinators_port_in_use(job):
+    """By another program, which greets whoever calls. A new start may take another port: code 1."""
+    with socket.create_server(("", 0)) as other, ThreadPoolExecutor() as pool:
+        address = f"localhost:{other.getsockname()[1]}"
+
+        def greet() -> None:
+            with contextlib.suppress(OSError):  # until it is shut down
+                while True:
+                    with other.accept()[0] as caller:
+                        caller.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        pool.submit(greet)
+        late = {process: {"FLAMINGO_JOIN_SECONDS": "1"} for process in range(2)}
+        ended = job.run("agree", address=address, environ=late)
+        other.shutdown(socket.SHUT_RDWR)
+    assert [process.code for process in ended] == [1, 1]
+    assert all(len(process.err.strip().splitlines()) == 1 for process in ended)
+    assert re.search(rf"cannot listen at {address} \(.*in use", ended[0].err)
+    assert f"could not reach the coordinator {address} within 1 s (another program" in ended[1].err
+    assert "says 'SSH-2.0-OpenSSH'" in ended[1].err
 
 
 def test_a_hang_is_ended_and_told(job):

@@ -1,100 +1,121 @@
-"""The tests' experiment on one process, on two, and stopped by a signal to one of two."""
+"""Processes of one job train as one process does; a signal to one stops all at one step."""
 
-import json
 import os
 import pathlib
 import signal
-import subprocess
-import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from flamingo_jax import logs
-from flamingo_jax.checkpoint import list_steps
+import flamingo_jax
+from flamingo_jax import assemble, config, sharding
+from flamingo_jax.checkpoint import StageCheckpoints, list_steps
+from flamingo_jax.data.tokenizer import load_tokenizer
+from flamingo_jax.fingerprint import tree_leaves
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECONDS = 600
-pytestmark = [pytest.mark.slow, pytest.mark.multihost]
+pytestmark = [pytest.mark.slow, pytest.mark.multihost, pytest.mark.timeout(3600)]
+
+# (processes of 2 devices, size of the tensor axis): inside a process, and over two.
+LAYOUTS = ((1, 1), (2, 2), (2, 4), (4, 2), (4, 4))
 
 
-class Runs:
-    """Starts trainings of one experiment, of 4 devices in all."""
-
-    def __init__(self, experiment: pathlib.Path, folder: pathlib.Path, address):
-        self.experiment, self.folder, self.address = experiment, folder, address
-
-    def start(self, name: str, count: int) -> list[subprocess.Popen[str]]:
-        address = self.address()
-        environ = {**os.environ, "JAX_NUM_CPU_DEVICES": str(4 // count)}
-        command = [sys.executable, "-m", "flamingo_jax", "train", f"--config={self.experiment}"]
-        job = [f"--workdir={self.folder / name}", f"--coordinator={address}"]
-        pipe = subprocess.PIPE
-        return [
-            subprocess.Popen(
-                [*command, *job, f"--processes={count}", f"--process={process}"],
-                **{"stdout": pipe, "stderr": pipe, "text": True, "cwd": ROOT, "env": environ},
-            )
-            for process in range(count)
-        ]
-
-    def end(self, started: list[subprocess.Popen[str]], code: int = 0) -> list[str]:
-        """Waits for all; what each has said."""
-        try:
-            told = [process.communicate(timeout=SECONDS)[1] for process in started]
-        finally:
-            for process in started:
-                process.kill()
-        for process, text in zip(started, told, strict=True):
-            assert process.returncode == code, text
-        return told
-
-    def metrics(self, name: str) -> list[dict]:
-        return logs.read_rows(self.folder / name / "metrics.jsonl")
-
-    def steps(self, name: str) -> list[int]:
-        return list_steps(self.folder / name / "checkpoints" / "flamingo")
-
-    def fingerprints(self, name: str) -> dict:
-        folder = self.folder / name / "checkpoints" / "flamingo" / str(self.steps(name)[-1])
-        return json.loads((folder / "meta" / "metadata").read_text())["fingerprints"]
+def name_of(processes: int, tensor: int) -> str:
+    return f"{processes}-{tensor}"
 
 
 @pytest.fixture(scope="module")
-def runs(experiment, addresses, tmp_path_factory) -> Runs:
-    made = Runs(experiment, tmp_path_factory.mktemp("runs"), addresses)
-    made.end(made.start("one", 1))
-    made.end(made.start("two", 2))
-    return made
+def trained(demo_size):
+    """A training of each layout."""
+    for processes, tensor in LAYOUTS:
+        demo_size.run(name_of(processes, tensor), processes, f"--config.mesh.tensor={tensor}")
+    return demo_size
 
 
-def test_two_processes_train_as_one(runs):
-    one, two = runs.metrics("one"), runs.metrics("two")
-    assert [row["step"] for row in one] == [row["step"] for row in two] and one
-    for row, other in zip(one, two, strict=True):
-        losses = [key for key in row if "loss" in key]
-        assert losses
-        for key in losses:
-            np.testing.assert_allclose(other[key], row[key], rtol=1e-6, err_msg=key)
+def test_processes_train_as_one(trained):
+    wanted = trained.losses("1-1")
+    rows, rejects = trained.rows("1-1"), trained.rejects("1-1")
+    assert {step for step, kind, _ in wanted if kind == "train"} == set(range(1, 21))
+    assert len(rows) == 20 * 2 * 8 and rejects
+    for layout in LAYOUTS[1:]:
+        name = name_of(*layout)
+        losses = trained.losses(name)
+        assert losses.keys() == wanted.keys()
+        for key, loss in losses.items():
+            np.testing.assert_allclose(loss, wanted[key], rtol=1e-6, err_msg=f"{name} {key}")
+        assert trained.rows(name) == rows and trained.rejects(name) == rejects, name
 
 
-def test_a_signal_to_one_saves_one_step_and_the_run_goes_on(runs):
-    log = runs.folder / "stopped/logs/process-1.log"
-    started = runs.start("stopped", 2)
+def test_one_is_killed_and_the_run_ends_as_if_it_were_not(trained):
+    """By kill -9, under launch/local.py, while the tensor axis spans both processes."""
+    supervisor = trained.supervise("killed", 2, "--config.mesh.tensor=4")
+    deadline = time.monotonic() + SECONDS
+    run = trained.workdir("killed")
+    while not list_steps(run.checkpoints()):
+        assert supervisor.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    trained.kill(supervisor, 1)
+    [told] = trained.end(supervisor)
+    assert "process 1 died of SIGKILL" in told and "restart 1 of" in told
+    assert [row["step"] for row in run.rows("events", kind="resume")] == [10]
+    trained.assert_same("killed", "2-4")
+
+
+def test_four_processes_checkpoint_elsewhere(trained):
+    """Restored with its moments on one device and on eight, and loaded for use."""
+    run = trained.workdir("4-4")
+    saved = run.meta()["fingerprints"]["params"].keys()
+    c = config.finish(config.load(str(trained.experiment)))
+    tokenizer = load_tokenizer(run.path / "tokenizer")
+    vocabulary = assemble.Vocabulary(tokenizer.vocab, len(tokenizer.new_tokens))
+    found = []
+    for mesh in (sharding.make_mesh(devices=jax.devices()[:1]), sharding.make_mesh(2, 2, 2)):
+        stage = assemble.stage(c, "flamingo", vocabulary, mesh)
+        with StageCheckpoints(run.checkpoints(), keep=2, every=10) as checkpoints:
+            restored = checkpoints.restore(stage.state.params, stage.state.opt)  # and verified
+        assert restored is not None and restored.step == 20
+        found.append(tree_leaves(restored.params))
+        assert {len(leaf.sharding.device_set) for leaf in found[-1].values()} == {mesh.size}
+    assert found[0].keys() == found[1].keys() == saved
+    for path, leaf in found[0].items():
+        assert np.array_equal(leaf, found[1][path]), path
+    used = tree_leaves(flamingo_jax.load(run.path).params)
+    assert all(np.array_equal(leaf, used[path]) for path, leaf in found[0].items())
+
+
+def test_four_processes_checkpoint_in_a_notebook(trained, monkeypatch):
+    nbclient, nbformat = map(pytest.importorskip, ("nbclient", "nbformat"))
+    pytest.importorskip("ipykernel")
+    folder = ROOT / "experiments" / "notebooks"
+    monkeypatch.setenv("FLAMINGO_CHECKPOINT", str(trained.workdir("4-4").path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    notebook = nbformat.read(folder / "01_prompt.ipynb", as_version=4)
+    where = {"metadata": {"path": str(folder)}}
+    client = nbclient.NotebookClient(
+        notebook, timeout=SECONDS, kernel_name="python3", resources=where
+    )
+    client.execute()  # raises what a cell raises
+
+
+def test_a_signal_to_one_saves_one_step_and_the_run_goes_on(training):
+    training.run("whole", 2)
+    log = training.folder / "stopped/logs/process-1.log"
+    started = training.start("stopped", 2)
     deadline = time.monotonic() + SECONDS
     while not (log.exists() and "stage flamingo" in log.read_text()):
         assert all(process.poll() is None for process in started)
         assert time.monotonic() < deadline
         time.sleep(0.05)
     started[1].send_signal(signal.SIGTERM)
-    first, second = runs.end(started, 143)
-    saved = runs.steps("stopped")[-1]
-    assert saved < runs.steps("two")[-1]
+    first, second = training.end(*started, code=143)
+    saved = training.workdir("stopped").meta()["step"]
+    assert saved < training.workdir("whole").meta()["step"]
     assert f"saved at step {saved} of" in first and "saved at" not in second
     for process in range(2):
-        log = (runs.folder / f"stopped/logs/process-{process}.log").read_text()
+        log = (training.folder / f"stopped/logs/process-{process}.log").read_text()
         assert f"saved at step {saved} of" in log
-    runs.end(runs.start("stopped", 2))
-    assert runs.metrics("stopped") == runs.metrics("two")
-    assert runs.fingerprints("stopped") == runs.fingerprints("two")
+    training.run("stopped", 2)
+    training.assert_same("stopped", "whole")
