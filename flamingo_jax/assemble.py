@@ -30,6 +30,7 @@ from flamingo_jax.model.nfnet import VARIANTS
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.text import TextConfig
 from flamingo_jax.model.vision import VisionConfig
+from flamingo_jax.model.vit import ViTConfig
 from flamingo_jax.model.xattn import XattnConfig
 from flamingo_jax.shapes import Array, Batch, Params, flatten_paths, unflatten_paths
 from flamingo_jax.train import losses
@@ -139,7 +140,7 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         head_dim=r.head_dim,
         hidden=r.hidden,
         activation=r.activation,
-        in_width=vision.nfnet.features_width,
+        in_width=vision.width,
         project=r.project,
         max_frames=r.max_frames,
         latents_init=r.latents_init,
@@ -152,6 +153,7 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         head_dim=x.head_dim,
         hidden=x.hidden,
         activation=x.activation,
+        media_norm=x.media_norm,
     )
     return FlamingoConfig(
         language=language,
@@ -183,8 +185,11 @@ def language_config(c: Any, vocabulary: Vocabulary) -> DecoderConfig:
 
 
 def vision_config(c: Any) -> VisionConfig:
-    """The encoder's shape: a row of the NFNet table with the config's fields."""
+    """The encoder's shape: a row of the NFNet table with the config's fields, or a ViT."""
     v = c.model.vision
+    if v.kind == "vit":
+        vit = ViTConfig(image_size=v.image_size, **dict(v.vit))
+        return VisionConfig(None, True, v.standardise, v.mean, v.std, vit)
     if v.variant not in VARIANTS:
         raise InputError(
             f"config.model.vision.variant={v.variant!r} is not one of {', '.join(sorted(VARIANTS))}"
@@ -276,9 +281,10 @@ class _Kind:
 
 
 def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
+    platform = mesh.devices.flat[0].platform  # which need not be this process's own
     if name == "contrastive":
         both = contrastive_config(c, vocabulary)
-        both = dataclasses.replace(both, vision=_computed_on(mesh, both.vision))
+        both = dataclasses.replace(both, vision=both.vision.computed_on(platform))
         return _Kind(
             lambda seed: Contrastive(both, rngs=nnx.Rngs(params=seed)),
             losses.contrastive_loss,
@@ -287,7 +293,7 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         )
     whole = flamingo_config(c, vocabulary)
     if whole.vision is not None:
-        whole = dataclasses.replace(whole, vision=_computed_on(mesh, whole.vision))
+        whole = dataclasses.replace(whole, vision=whole.vision.computed_on(platform))
     if name == "language":
         language = dataclasses.replace(whole.language, new_tokens=0)
         kept = {name: getattr(whole, name) for name in ("remat", "loss_chunk", "unroll", "dtype")}
@@ -299,12 +305,6 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         losses.text_measure,
         ("",) if name == "language" else _patterns(c),
     )
-
-
-def _computed_on(mesh: Mesh, vision: VisionConfig) -> VisionConfig:
-    """The encoder as the mesh's devices compute it best, which need not be this process's own."""
-    split = mesh.devices.flat[0].platform == "cpu"
-    return dataclasses.replace(vision, nfnet=dataclasses.replace(vision.nfnet, split_groups=split))
 
 
 def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
@@ -386,6 +386,7 @@ def head_counts(c: Any) -> sharding.Heads:
         (r"^xattn/", m.xattn.heads),
         (r"^resampler/", m.resampler.heads),
         (r"^text/", m.text.heads),
+        (r"^vision/vit/", m.vision.vit.heads),
     )
 
 

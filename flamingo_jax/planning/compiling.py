@@ -285,9 +285,8 @@ def _stage(request: Request, devices: Any) -> tuple[Any, tuple[int, int] | None]
     vocabulary = assemble.Vocabulary(c.model.language.vocab or request.vocabulary, new)
     media = None
     if request.features:
-        nfnet = assemble.vision_config(c).nfnet
-        size = c.data.image_size or c.model.vision.image_size
-        media = (nfnet.grid(size) ** 2, nfnet.features_width)
+        vision = assemble.vision_config(c)
+        media = (vision.features(c.data.image_size or c.model.vision.image_size), vision.width)
     return assemble.stage(c, request.stage, vocabulary, mesh), media
 
 
