@@ -128,10 +128,8 @@ def _abstract_batch(spec: DatasetSpec, media: tuple[int, ...] | None, rows: Any)
 
 def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
     """The whole model's shape."""
-    m = c.model
-    language = language_config(c, vocabulary)
-    vision = vision_config(c)
-    r, x = m.resampler, m.xattn
+    m, r, x = c.model, c.model.resampler, c.model.xattn
+    language, vision = language_config(c, vocabulary), vision_config(c)
     resampler = ResamplerConfig(
         depth=r.depth,
         latents=r.latents,
@@ -145,6 +143,7 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         max_frames=r.max_frames,
         latents_init=r.latents_init,
         remat=m.remat != "none",
+        unroll=m.unroll,
     )
     xattn = XattnConfig(
         width=language.width,
@@ -188,7 +187,7 @@ def vision_config(c: Any) -> VisionConfig:
     """The encoder's shape: a row of the NFNet table with the config's fields, or a ViT."""
     v = c.model.vision
     if v.kind == "vit":
-        vit = ViTConfig(image_size=v.image_size, **dict(v.vit))
+        vit = ViTConfig(v.image_size, **dict(v.vit), unroll=c.model.unroll)
         return VisionConfig(None, True, v.standardise, v.mean, v.std, vit)
     if v.variant not in VARIANTS:
         raise InputError(

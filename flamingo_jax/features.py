@@ -177,7 +177,7 @@ def dependencies(c: Any, stage: assemble.Stage, vision: Params) -> dict[str, Any
       encoder {weights, dtype, config}, shape, image_size, resize, datasets {name: {frames,
       versions}}; seed and augment, None where no dataset has augmented versions.
     """
-    config = dataclasses.asdict(assemble.vision_config(c).frozen())
+    config = dataclasses.asdict(assemble.vision_config(c).identity())
     specs = [spec for spec in stage.datasets.values() if spec.media]
     drawn = any(spec.versions for spec in specs)
     plan = {

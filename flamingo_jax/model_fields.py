@@ -69,7 +69,9 @@ def model() -> Config:
     # 256: some thousand rows of the head's product on a device at usual batches, of which more gain
     # nothing; captions (at most 64 tokens in the paper) stay whole.
     c.loss_chunk = 64
-    c.unroll = False  # groups one after another in the program: faster for a few small ones
+    # Groups, and layers of the resampler and a ViT, one after another in the program: faster for a
+    # few small ones.
+    c.unroll = False
     c.language = _language()
     c.vision = _vision()
     c.text = ConfigDict()  # the contrastive text encoder (BERT's kind)

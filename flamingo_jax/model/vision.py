@@ -73,13 +73,13 @@ class VisionConfig:
         """Of those, attention's products of activations with one another."""
         return self.network.attention_flops(image_size)
 
-    def frozen(self) -> VisionConfig:
-        """The encoder without what only its own training has."""
-        if self.nfnet is None:
-            return self
-        return dataclasses.replace(
-            self, nfnet=dataclasses.replace(self.nfnet, stochastic_depth=0.0)
-        )
+    def identity(self) -> VisionConfig:
+        """The encoder less what does not change its features once it is frozen."""
+        if self.nfnet is not None:
+            network = dataclasses.replace(self.nfnet, stochastic_depth=0.0)  # of training alone
+            return dataclasses.replace(self, nfnet=network)
+        assert self.vit is not None
+        return dataclasses.replace(self, vit=dataclasses.replace(self.vit, unroll=False))
 
     def computed_on(self, platform: str) -> VisionConfig:
         """The encoder as a platform's devices compute it best."""

@@ -42,6 +42,7 @@ class ViTConfig:
       norm_eps: of the layer norms.
       class_feature: the class token is the first of the features.
       normed: the features have passed the last norm.
+      unroll: lay the blocks out one after another in the program, see `segments.run`.
     """
 
     image_size: int = 224
@@ -54,6 +55,7 @@ class ViTConfig:
     norm_eps: float = 1e-5
     class_feature: bool = False
     normed: bool = False
+    unroll: bool = False
 
     def __post_init__(self):
         """Refuses what cannot be built."""
@@ -153,7 +155,8 @@ class ViT(nnx.Module):
 
     def __call__(self, pixels: Array, dtype: Any) -> Array:
         """Normalised pixels f[B, Y, X, 3] → features [B, P, E] in `dtype`, row after row."""
-        x, _ = lax.scan(self._step(dtype), self.embed(pixels, dtype), self._layers())
+        start, layers = self.embed(pixels, dtype), self._layers()
+        x, _ = lax.scan(self._step(dtype), start, layers, unroll=self.cfg.unroll)
         x = x if self.cfg.class_feature else x[:, 1:]
         return self.norm_out(x, dtype) if self.cfg.normed else x
 
