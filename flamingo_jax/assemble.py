@@ -31,6 +31,7 @@ from flamingo_jax.model.nfnet import VARIANTS
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.text import TextConfig
 from flamingo_jax.model.vision import VisionConfig
+from flamingo_jax.model.vit import ViTConfig
 from flamingo_jax.model.xattn import XattnConfig
 from flamingo_jax.shapes import (
     Array,
@@ -122,10 +123,8 @@ class Stage:
 
 def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
     """The whole model's shape."""
-    m = c.model
-    language = language_config(c, vocabulary)
-    vision = vision_config(c)
-    r, x = m.resampler, m.xattn
+    m, r, x = c.model, c.model.resampler, c.model.xattn
+    language, vision = language_config(c, vocabulary), vision_config(c)
     resampler = ResamplerConfig(
         depth=r.depth,
         latents=r.latents,
@@ -134,11 +133,12 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         head_dim=r.head_dim,
         hidden=r.hidden,
         activation=r.activation,
-        in_width=vision.nfnet.features_width,
+        in_width=vision.width,
         project=r.project,
         max_frames=r.max_frames,
         latents_init=r.latents_init,
         remat=m.remat != "none",
+        unroll=m.unroll,
     )
     xattn = XattnConfig(
         width=language.width,
@@ -147,6 +147,7 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         head_dim=x.head_dim,
         hidden=x.hidden,
         activation=x.activation,
+        media_norm=x.media_norm,
     )
     return FlamingoConfig(
         language=language,
@@ -178,8 +179,11 @@ def language_config(c: Any, vocabulary: Vocabulary) -> DecoderConfig:
 
 
 def vision_config(c: Any) -> VisionConfig:
-    """The encoder's shape: a row of the NFNet table with the config's fields."""
+    """The encoder's shape: a row of the NFNet table with the config's fields, or a ViT."""
     v = c.model.vision
+    if v.kind == "vit":
+        vit = ViTConfig(v.image_size, **dict(v.vit), unroll=c.model.unroll)
+        return VisionConfig(None, True, v.standardise, v.mean, v.std, vit)
     if v.variant not in VARIANTS:
         raise InputError(
             f"config.model.vision.variant={v.variant!r} is not one of {', '.join(sorted(VARIANTS))}"
@@ -271,9 +275,10 @@ class _Kind:
 
 
 def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
+    platform = mesh.devices.flat[0].platform  # which need not be this process's own
     if name == "contrastive":
         both = contrastive_config(c, vocabulary)
-        both = dataclasses.replace(both, vision=_computed_on(mesh, both.vision))
+        both = dataclasses.replace(both, vision=both.vision.computed_on(platform))
         return _Kind(
             lambda seed: Contrastive(both, rngs=nnx.Rngs(params=seed)),
             losses.contrastive_losses,
@@ -282,7 +287,7 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         )
     whole = flamingo_config(c, vocabulary)
     if whole.vision is not None:
-        whole = dataclasses.replace(whole, vision=_computed_on(mesh, whole.vision))
+        whole = dataclasses.replace(whole, vision=whole.vision.computed_on(platform))
     if name == "language":
         language = dataclasses.replace(whole.language, new_tokens=0)
         kept = {name: getattr(whole, name) for name in ("remat", "loss_chunk", "unroll", "dtype")}
@@ -294,12 +299,6 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         losses.text_measures,
         ("",) if name == "language" else _patterns(c),
     )
-
-
-def _computed_on(mesh: Mesh, vision: VisionConfig) -> VisionConfig:
-    """The encoder as the mesh's devices compute it best, which need not be this process's own."""
-    split = mesh.devices.flat[0].platform == "cpu"
-    return dataclasses.replace(vision, nfnet=dataclasses.replace(vision.nfnet, split_groups=split))
 
 
 def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
@@ -383,6 +382,7 @@ def head_counts(c: Any) -> sharding.Heads:
         (r"^xattn/", m.xattn.heads),
         (r"^resampler/", m.resampler.heads),
         (r"^text/", m.text.heads),
+        (r"^vision/vit/", m.vision.vit.heads),
     )
 
 

@@ -20,7 +20,9 @@ _CHOICES = {
     "model.remat": ("none", "dots", "attention", "full"),
     "model.language.norm": ("rms", "layer"),
     "model.language.positions": ("xl", "rotary"),
+    "model.vision.kind": ("nfnet", "vit"),
     "model.vision.dtype": ("float32", "bfloat16"),
+    "model.vision.vit.activation": ("quick_gelu", "gelu", "gelu_tanh"),
     "model.contrastive.dtype": ("float32", "bfloat16"),
     "model.xattn.attend": ("one", "upto"),
     "data.resize": ("pad", "crop", "squash", "pad:hamming", "crop:hamming", "squash:hamming"),
@@ -81,6 +83,8 @@ def check(c: Config, dataset_fields: set[str]) -> None:
                 )
     _check_fields(c)
     _check_model(c.model)
+    if c.model.vision.kind == "vit":
+        _check_vit(c.model.vision, c.data.image_size)
 
 
 def _get(c: Config, field: str) -> Any:
@@ -118,6 +122,23 @@ def _check_model(m: Config) -> None:
     last = min(m.xattn.every, m.language.blocks) - 1
     if not 0 <= m.xattn.offset <= last:
         raise InputError(f"config.model.xattn.offset={m.xattn.offset} must lie in 0…{last}")
+
+
+def _check_vit(v: Config, shown: int) -> None:
+    if v.vit.width % v.vit.heads:
+        raise InputError(
+            f"config.model.vision.vit.heads={v.vit.heads} does not divide width={v.vit.width}"
+        )
+    if not 0 < v.vit.patch <= v.image_size:
+        raise InputError(
+            f"config.model.vision.vit.patch is {v.vit.patch}; at least 1 and at most "
+            f"config.model.vision.image_size={v.image_size}"
+        )
+    if shown not in (0, v.image_size):
+        raise InputError(
+            f"config.data.image_size={shown} is not config.model.vision.image_size="
+            f"{v.image_size}, for which a ViT's positions are learnt; set it to 0"
+        )
 
 
 def _check_dataset(where: str, row: Config, fields: set[str]) -> None:

@@ -161,9 +161,8 @@ def _batches(
 
 def feature_shape(c: Any) -> tuple[int, int]:
     """(P, E) of a frame's features."""
-    nfnet = assemble.vision_config(c).nfnet
-    size = c.data.image_size or c.model.vision.image_size
-    return nfnet.grid(size) ** 2, nfnet.features_width
+    vision = assemble.vision_config(c)
+    return vision.features(c.data.image_size or c.model.vision.image_size), vision.width
 
 
 def dependencies(c: Any, stage: assemble.Stage, vision: Params) -> dict[str, Any]:
@@ -178,8 +177,7 @@ def dependencies(c: Any, stage: assemble.Stage, vision: Params) -> dict[str, Any
       encoder {weights, dtype, config}, shape, image_size, resize, datasets {name: {frames,
       versions}}; seed and augment, None where no dataset has augmented versions.
     """
-    config = assemble.vision_config(c)
-    nfnet = dataclasses.replace(config.nfnet, stochastic_depth=0.0)  # of its training alone
+    config = dataclasses.asdict(assemble.vision_config(c).identity())
     specs = [spec for spec in stage.datasets.values() if spec.media]
     drawn = any(spec.versions for spec in specs)
     plan = {
@@ -188,7 +186,7 @@ def dependencies(c: Any, stage: assemble.Stage, vision: Params) -> dict[str, Any
                 fingerprint.fingerprints(vision), fingerprint.signature(vision)
             ),
             "dtype": c.model.vision.dtype,
-            "config": dataclasses.asdict(dataclasses.replace(config, nfnet=nfnet)),
+            "config": {name: value for name, value in config.items() if value is not None},
         },
         "shape": feature_shape(c),
         "dtype": "bfloat16",

@@ -35,6 +35,7 @@ COMPILER_OPTIONS: dict[str, dict[str, Any]] = {
 LETTERS: tuple[tuple[str, str], ...] = (
     (r"^vision/nfnet/(head|.*excite/(down|up))/kernel$", "CO"),
     (r"^vision/nfnet/.*bias$", "O"),
+    (r"^vision/vit/patches/kernel$", "CE"),
     (r"^embed/table$", "VD"),
     (r"^embed/new$", "WD"),
     (r"^head/kernel$", "DV"),
@@ -52,7 +53,7 @@ LETTERS: tuple[tuple[str, str], ...] = (
     (r"^(image|text)_projection/kernel$", "EA"),
     (r"^resampler/latents$", "RE"),
     (r"^resampler/(time|media)$", "FE"),
-    (r"^text/positions$", "TE"),
+    (r"^(text|vision/vit)/positions$", "TE"),
     (r"^vision/.*kernel$", "YXCO"),
 )
 """First match wins. A leading stack axis (L, n, depth) is recognised by rank and left whole."""

@@ -18,6 +18,7 @@ from flamingo_jax.model.nfnet import VARIANTS
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.text import TextConfig
 from flamingo_jax.model.vision import VisionConfig
+from flamingo_jax.model.vit import ViTConfig
 from flamingo_jax.model.xattn import XattnConfig
 from flamingo_jax.shapes import flatten_paths, merge_trees
 from flamingo_jax.train.step import TrainState
@@ -39,7 +40,7 @@ def decoder(**fields: Any) -> DecoderConfig:
 
 def flamingo(language: DecoderConfig, variant: str = "tiny", **fields: Any) -> FlamingoConfig:
     vision = VisionConfig(VARIANTS[variant], standardise=True)
-    width = vision.nfnet.features_width
+    width = vision.width
     return FlamingoConfig(
         language,
         vision,
@@ -49,6 +50,7 @@ def flamingo(language: DecoderConfig, variant: str = "tiny", **fields: Any) -> F
     )
 
 
+VIT = ViTConfig(image_size=16, patch=8, width=16, blocks=2, heads=2, hidden=32)
 LLAMA: dict[str, Any] = {"positions": "rotary", "gated": True, "kv_heads": 1, "tied": False}
 MODELS = {
     "language": FlamingoConfig(decoder(new_tokens=0)),
@@ -57,6 +59,9 @@ MODELS = {
     "flamingo, untied": flamingo(decoder(**LLAMA)),
     "flamingo, unprojected": flamingo(decoder(), project=False),
     **{f"flamingo on {name}": flamingo(decoder(), name) for name in VARIANTS},
+    "flamingo on a ViT": FlamingoConfig(
+        decoder(), VisionConfig(vit=VIT), ResamplerConfig(in_width=16), XattnConfig(16, 16)
+    ),
     "contrastive": ContrastiveConfig(
         VisionConfig(VARIANTS["F0"]), TextConfig(32, 16, 2, 2, 32, 8), width=16
     ),
@@ -86,7 +91,7 @@ def test_every_matrix_has_its_letters(name):
 
 VECTORS = {
     *("bias", "scale", "gain", "skip_gain", "mean", "deviation", "logit_scale"),
-    *("gate_attention", "gate_dense"),
+    *("gate_attention", "gate_dense", "class_token"),
 }
 
 
@@ -103,6 +108,10 @@ def test_the_vision_encoder_is_not_split(name):
     ("path", "shape", "expected"),
     [
         ("embed/table", (32, 16), P("tensor", "fsdp")),
+        ("vision/vit/patches/kernel", (192, 16), P(None, "fsdp")),
+        ("vision/vit/positions", (5, 16), P(None, "fsdp")),
+        ("vision/vit/blocks/query/kernel", (2, 16, 16), P(None, "fsdp", "tensor")),
+        ("vision/vit/blocks/dense/down/kernel", (2, 32, 16), P(None, "tensor", "fsdp")),
         ("embed/new", (2, 16), P(None, "fsdp")),
         ("head/kernel", (16, 32), P("fsdp", "tensor")),
         ("language/blocks/query/kernel", (4, 16, 24), P(None, "fsdp", "tensor")),

@@ -37,7 +37,7 @@ class Contrastive(nnx.Module):
         """Makes both towers and the projections to the joint space."""
         self.vision = VisionTower(cfg.vision, rngs=rngs)
         self.text = TextEncoder(cfg.text, rngs=rngs)
-        self.image_projection = Linear(cfg.vision.nfnet.features_width, cfg.width, rngs=rngs)
+        self.image_projection = Linear(cfg.vision.width, cfg.width, rngs=rngs)
         self.text_projection = Linear(cfg.text.width, cfg.width, rngs=rngs)
         self.logit_scale = nnx.Param(jnp.asarray(math.log(1 / cfg.temperature), jnp.float32))
         self.cfg = cfg

@@ -17,7 +17,6 @@ import re
 
 from flamingo_jax.model.flamingo import FlamingoConfig
 from flamingo_jax.model.language import DecoderConfig
-from flamingo_jax.model.nfnet import count_flops
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.segments import xattn_layers
 from flamingo_jax.model.xattn import XattnConfig
@@ -190,12 +189,12 @@ def flamingo(
     if not {GATED, RESAMPLER} <= trained:
         raise ValueError("FLOPs are known where gated layers and resampler are trained")
     R, E = cfg.resampler.latents, cfg.resampler.width
-    grid = cfg.vision.nfnet.grid(image_size)
+    features = frames * cfg.vision.features(image_size)
     pictures = 0 if cached else rows * media * frames
-    see = count_flops(cfg.vision.nfnet, image_size) * pictures
+    see = cfg.vision.flops(image_size) * pictures
     into = VISION in trained and not cached
     found[VISION] = Flops(see, 2 * see if into else 0)
-    found[RESAMPLER] = resampler(cfg.resampler, rows * media, frames * grid * grid, into=into)
+    found[RESAMPLER] = resampler(cfg.resampler, rows * media, features, into=into)
     found[GATED] = gated_layer(cfg.xattn, rows, length, media * R) * xattn_layers(cfg.segments)
     if cfg.project:
         found[GATED] += _product(rows * media * R, E, cfg.language.width, 2)

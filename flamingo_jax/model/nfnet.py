@@ -120,6 +120,24 @@ class NFNetConfig:
             image_size = -(-image_size // stride)
         return image_size
 
+    def features(self, image_size: int) -> int:
+        """P, features of a square picture."""
+        return self.grid(image_size) ** 2
+
+    def flops(self, image_size: int) -> int:
+        """FLOPs (multiplications and additions) of the forward pass of one square picture."""
+        return count_flops(self, image_size)
+
+    def first_flops(self, image_size: int) -> int:
+        """Of those, the first product's: pixels need no gradient, so that it has one less."""
+        out, stride = self.stem[0]
+        return 2 * (-(-image_size // stride)) ** 2 * 9 * 3 * out
+
+    def attention_flops(self, image_size: int) -> int:
+        """Of those, attention's: there is none."""
+        del image_size
+        return 0
+
     def schedule(self) -> list[list[tuple[float, float]]]:
         """For each stage, each block's (beta, rate of dropping it).
 

@@ -45,6 +45,7 @@ class ResamplerConfig:
       embeddings_init: deviation of the initial time and media embeddings.
       latents_init: deviation of the initial latents.
       remat: recompute a layer's activations in the backward pass.
+      unroll: lay the layers out one after another in the program, see `segments.run`.
     """
 
     depth: int = 6
@@ -62,6 +63,7 @@ class ResamplerConfig:
     embeddings_init: float = 0.02
     latents_init: float = 0.02
     remat: bool = False
+    unroll: bool = False
 
     def __post_init__(self):
         """Refuses features that fit nothing."""
@@ -244,8 +246,10 @@ class Resampler(nnx.Module):
         def body(latents: Array, layer: Any) -> tuple[Array, None]:
             return nnx.merge(graph, layer).over(latents, stream, media, dtype, layout), None
 
-        body = jax.checkpoint(body, prevent_cse=False) if self.cfg.remat else body
-        latents, _ = lax.scan(body, latents, state)
+        if self.cfg.remat:
+            # Laid out, what is computed again could be merged with what was: that is prevented.
+            body = jax.checkpoint(body, prevent_cse=self.cfg.unroll)
+        latents, _ = lax.scan(body, latents, state, unroll=self.cfg.unroll)
         return self.norm(latents, dtype)
 
     def _mask(self, frames: Array, F: int, P: int) -> Array:

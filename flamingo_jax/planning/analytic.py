@@ -6,7 +6,7 @@ query, out and dense weights; M·R media tokens for their keys and values; featu
 the resampler's; pictures for the encoder. A trained weight costs 6 FLOPs a position, a frozen one
 that a gradient passes through 4, a frozen encoder's 2; what has no gradient to pass on costs 2
 less: the resampler's first product on a frozen encoder's features (4), the frozen product of the
-language model's distance encodings (2), the encoder's first convolution on pixels. Attention's
+language model's distance encodings (2), the encoder's first product on pixels. Attention's
 pairs, 4·T·S FLOPs a row and unit of its width in the forward pass, are told apart, so that
 utilisation can be told with or without them (PaLM, Chowdhery et al. 2022, appendix B). The backward
 pass of attention is twice its forward, frozen or not: all its operands are activations.
@@ -31,7 +31,6 @@ from flamingo_jax.model import counts
 from flamingo_jax.model.contrastive import ContrastiveConfig
 from flamingo_jax.model.counts import Flops
 from flamingo_jax.model.flamingo import FlamingoConfig
-from flamingo_jax.model.nfnet import NFNetConfig, count_flops
 from flamingo_jax.model.segments import xattn_layers
 from flamingo_jax.shapes import flatten_paths
 
@@ -154,9 +153,9 @@ def flamingo_work(
     )
     images = spec.batch * media * frames
     if cfg.vision is not None and counts.VISION in trained and not cached:
-        seen, first = all_work[counts.VISION], _first_convolution(cfg.vision.nfnet, spec)
+        seen, first = all_work[counts.VISION], cfg.vision.first_flops(spec.image_size)
         all_work[counts.VISION] = Flops(seen.forward, seen.backward - images * first)
-    pairs = _attention(cfg, spec, trained)
+    pairs = _attention(cfg, spec, trained, 0 if cached else images)
     weights = {
         part: Flops(
             flops.forward - pairs.get(part, NONE).forward,
@@ -173,8 +172,10 @@ def _pairs(rows: int, queries: int, keys: int, width: int, backward: int = 2) ->
     return Flops(forward, backward * forward)
 
 
-def _attention(cfg: FlamingoConfig, spec: DatasetSpec, trained: frozenset[str]) -> dict[str, Flops]:
-    """Attention's products of activations, by part."""
+def _attention(
+    cfg: FlamingoConfig, spec: DatasetSpec, trained: frozenset[str], seen: int
+) -> dict[str, Flops]:
+    """Attention's products of activations, by part; `seen` pictures go through the encoder."""
     c, B, T = cfg.language, spec.batch, spec.length
     width = c.heads * c.head_dim
     block = _pairs(B, T, T, width)
@@ -186,38 +187,39 @@ def _attention(cfg: FlamingoConfig, spec: DatasetSpec, trained: frozenset[str]) 
     if cfg.vision is None or cfg.resampler is None or cfg.xattn is None:
         return found
     r, x = cfg.resampler, cfg.xattn
-    features = spec.frames * cfg.vision.nfnet.grid(spec.image_size) ** 2
+    features = spec.frames * cfg.vision.features(spec.image_size)
     layer = _pairs(B * spec.media, r.latents, features + r.latents, r.heads * r.head_dim)
     found[counts.RESAMPLER] = layer * r.depth
     layer = _pairs(B, T, spec.media * r.latents, x.heads * x.head_dim)
     found[counts.GATED] = layer * xattn_layers(cfg.segments)
+    forward = seen * cfg.vision.attention_flops(spec.image_size)
+    if forward:
+        found[counts.VISION] = Flops(forward, 2 * forward if counts.VISION in trained else 0)
     return found
 
 
 def contrastive_work(cfg: ContrastiveConfig, spec: DatasetSpec) -> Work:
     """Model FLOPs of a batch of pairs through both towers, all of it trained."""
-    B, T, text, nfnet = spec.batch, spec.length, cfg.text, cfg.vision.nfnet
-    see = B * count_flops(nfnet, spec.image_size)
+    B, T, text, vision = spec.batch, spec.length, cfg.text, cfg.vision
+    pairs = {counts.TEXT: _pairs(B, T, T, text.width) * text.blocks}
+    shown = B * vision.attention_flops(spec.image_size)
+    if shown:
+        pairs[counts.VISION] = Flops(shown, 2 * shown)
+    see = B * vision.flops(spec.image_size) - shown
     weights = text.blocks * (4 * text.width**2 + 2 * text.width * text.hidden)
     read = 2 * B * T * weights
     # Both projections, and every picture with every text.
-    joint = 2 * B * cfg.width * (nfnet.features_width + text.width + B)
+    joint = 2 * B * cfg.width * (vision.width + text.width + B)
     return Work(
         {
-            counts.VISION: Flops(see, 2 * see - B * _first_convolution(nfnet, spec)),
+            counts.VISION: Flops(see, 2 * see - B * vision.first_flops(spec.image_size)),
             counts.TEXT: Flops(read, 2 * read),
             counts.JOINT: Flops(joint, 2 * joint),
         },
-        {counts.TEXT: _pairs(B, T, T, text.width) * text.blocks},
+        pairs,
         B * T,
         B,
     )
-
-
-def _first_convolution(cfg: NFNetConfig, spec: DatasetSpec) -> int:
-    """FLOPs of a picture's first convolution: pixels need no gradient, so that it has one less."""
-    out, stride = cfg.stem[0]
-    return 2 * (-(-spec.image_size // stride)) ** 2 * 9 * 3 * out
 
 
 def state_bytes(stage: assemble.Stage, media: tuple[int, ...] | None = None) -> dict[str, int]:

@@ -27,6 +27,7 @@ PREFIXES = {
     "xattn": ("xattn/", "project/"),
     "language": ("language/", "embed/", "head/"),
     "nfnet": ("vision/",),
+    "vit": ("vision/",),
     "vision": ("vision/",),
     "text": ("text/",),
     "embed": ("embed/",),
@@ -307,7 +308,7 @@ def _weight(
         if prefixes and not weight.path.startswith(prefixes):
             continue
         rank = len(weight.dims)
-        stacked = rank > 2 and not weight.path.startswith("vision/")
+        stacked = rank > 2 and not weight.path.startswith("vision/nfnet/")
         for whole in (False, True) if stacked else (True,):
             own = [d for d in weight.dims[0 if whole else 1 :] if d != 1]
             for place, factor in itertools.product(range(len(own)), factors):

@@ -131,9 +131,9 @@ def assembled(request: Request, devices: Any) -> Asked:
     vocabulary = assemble.Vocabulary(c.model.language.vocab or request.vocabulary, new)
     media = None
     if request.features:
-        nfnet = assemble.vision_config(c).nfnet
+        vision = assemble.vision_config(c)
         size = c.data.image_size or c.model.vision.image_size
-        media = (nfnet.grid(size) ** 2, nfnet.features_width)
+        media = (vision.features(size), vision.width)
     return Asked(c, assemble.stage(c, request.stage, vocabulary, mesh), vocabulary, media)
 
 

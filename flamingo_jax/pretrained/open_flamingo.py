@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flamingo_jax.model.masks import media_mask
 from flamingo_jax.model.resampler import ResamplerConfig
 from flamingo_jax.model.xattn import XattnConfig
-from flamingo_jax.pretrained.table import HALVES, LINEAR, ROWS, SCALAR, Row, Table
+from flamingo_jax.pretrained.table import HALVES, LINEAR, ROWS, SCALAR, Row, Table, norm_rows
 from flamingo_jax.shapes import Array
 
 
@@ -78,11 +78,6 @@ def gated_table(name: str, path: str = "") -> Table:
 def masked_table(name: str, path: str = "") -> Table:
     """Rows of the attention of a gated layer alone."""
     return (*norm_rows(f"{name}norm", f"{path}norm_query"), *attention_rows(name, path))
-
-
-def norm_rows(name: str, path: str) -> Table:
-    """A layer norm."""
-    return (Row(f"{name}.weight", f"{path}/scale"), Row(f"{name}.bias", f"{path}/bias"))
 
 
 def attention_rows(name: str, path: str) -> Table:

@@ -47,6 +47,21 @@ HALVES = Transform(
     lambda a: tuple(half.T for half in np.split(a, 2, axis=0)),
     lambda a, b: np.concatenate([a.T, b.T]),
 )
+THIRDS = Transform(
+    "[3 · out, in] → three [in, out]",
+    lambda a: tuple(third.T for third in np.split(a, 3, axis=0)),
+    lambda a, b, c: np.concatenate([a.T, b.T, c.T]),
+)
+VECTORS = Transform(
+    "[3 · out] → three [out]",
+    lambda a: tuple(np.split(a, 3)),
+    lambda a, b, c: np.concatenate([a, b, c]),
+)
+PATCHES = Transform(
+    "[out, 3, y, x] → [y · x · 3, out]",
+    lambda a: (a.transpose(2, 3, 1, 0).reshape(-1, a.shape[0]),),
+    lambda a: a.reshape(*(math.isqrt(a.shape[0] // 3),) * 2, 3, -1).transpose(3, 2, 0, 1),
+)
 CONV = Transform(
     "[out, in, y, x] → [y, x, in, out]",
     lambda a: (a.transpose(2, 3, 1, 0),),
@@ -108,6 +123,11 @@ class Row:
 
 
 Table = tuple[Row, ...]
+
+
+def norm_rows(name: str, path: str) -> Table:
+    """A layer norm."""
+    return (Row(f"{name}.weight", f"{path}/scale"), Row(f"{name}.bias", f"{path}/bias"))
 
 
 def convert(table: Table, foreign: Mapping[str, Any], abstract: Params) -> Params:

@@ -76,6 +76,17 @@ def test_several_datasets_share_what_rows_share():
     agree(*traced(small(rows), "flamingo", VOCABULARY))
 
 
+def test_a_vit_costs_what_its_shapes_say():
+    """Frozen, with attention of its own."""
+    c = config.ConfigDict(small()).unlock()
+    c.model.vision.kind = "vit"
+    c.model.vision.vit.update(patch=8, width=8, blocks=2, heads=2, hidden=16)
+    found, work = traced(config.finish(c), "flamingo", VOCABULARY)
+    agree(found, work)
+    assert work.attention[counts.VISION].forward > 0 == work.attention[counts.VISION].backward
+    assert work.weights[counts.VISION].backward == 0
+
+
 def test_given_features_cost_no_encoder():
     c = small()
     found, work = traced(c, "flamingo", VOCABULARY, media=FEATURES)
