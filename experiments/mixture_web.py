@@ -105,6 +105,7 @@ def _share(rows: int, sets: int) -> int:
 
 
 def _small(c):
+    c.train.micro_batches = 1
     c.stages = ("language", "contrastive", "flamingo")
     rows = c.train.datasets
     # In the order of the table above: a ConfigDict has its own.

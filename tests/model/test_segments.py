@@ -11,9 +11,10 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flamingo_jax.model import segments as seg
 from flamingo_jax.model.language import Place
+from flamingo_jax.model.packing import Packing
 from flamingo_jax.model.segments import Segment, segments, xattn_layers
 
-NOWHERE = Place(jnp.ones((1, 1, 1, 1), bool), None, None)  # these layers look at no positions
+NOWHERE = Place((), Packing(()), None)  # these layers look at no positions
 
 TABLE = {
     # (blocks, every, offset): segments

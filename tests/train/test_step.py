@@ -142,7 +142,7 @@ def toy(weights: dict[str, float], watch: Any = lambda params: {}) -> Any:
     """An update of plain gradient descent; a dataset's loss is scale · Σ p · tokens, and noise."""
 
     def losses_of(params: Params, frozen: Params, batches: Any, key: jax.Array) -> losses.Losses:
-        found, noises = {}, dict(zip(batches, jax.random.normal(key, len(batches)), strict=True))
+        found, noises = {}, dict(zip(batches, jax.random.normal(key, (len(batches),)), strict=True))
         for name, batch in batches.items():
             found[name] = frozen["scale"] * jnp.sum(params["p"] * batch["tokens"])
             found[name] += noises[name] * params["q"]
