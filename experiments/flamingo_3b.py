@@ -1,5 +1,6 @@
 """Flamingo-3B: a Chinchilla of 1.4B, NFNet-F6, a gated layer before every block (v2 Tables 4, 5).
 
+Pod:      v5e:4x4, 16 chips: 10.2 of 15.75 GiB a chip, a step at least 0.79 s (PLANS.md)
 Count:    flamingo_jax.model.counts, without weights or files (tests/test_experiments.py)
 Rehearse: python -m flamingo_jax train --config=experiments/flamingo_3b.py:tiny --workdir=runs/3b
 

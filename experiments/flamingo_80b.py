@@ -1,12 +1,12 @@
 """Flamingo-80B: Chinchilla-70B, a gated layer before every seventh block (v2 Tables 4 and 5).
 
+Pod:      v4:8x12x16, 1,536 chips: 8.5 of 30.75 GiB a chip, a step at least 0.64 s (PLANS.md)
 Rehearse: python -m flamingo_jax train --config=experiments/flamingo_80b.py:tiny --workdir=runs/80b
 
-For the paper's 1,536 chips of TPUv4, `--topology=v4:8x12x16`. A copy of the weights lies on 128
-chips, 16 x 8 ways over `fsdp` and `tensor`; the paper's Megatron sharding, 16 ways over `tensor`
-alone (v1 §4.1.4), sends more activations and holds eight times the weights. Batches are six times
-those of the ablations: 8, 16, 16 and 2 rows of the four datasets for each of 192 groups of eight
-chips. All else is as in flamingo_3b.py; see there what it needs.
+The pod is the paper's (v1 §4.1.4). A copy of the weights lies on 128 chips, 16 x 8 ways over `fsdp`
+and `tensor`; the paper's Megatron sharding, 16 ways over `tensor` alone, holds eight times the
+weights. Batches are six times those of the ablations: 8, 16, 16 and 2 rows of M3W, ALIGN, LTIP and
+VTP for each of 192 groups of eight chips. All else is as in flamingo_3b.py, and what it needs.
 """
 
 import pathlib
