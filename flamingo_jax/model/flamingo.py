@@ -177,6 +177,14 @@ class Flamingo(nnx.Module):
         x = self.layout.whole(self.language.norm(x, self.dtype))
         return [self.layout.residual(part) for part in where.packing.unpack(x)]
 
+    def media_tokens(self, batches: Sequence[Batch]) -> Array:
+        """The media of batches, none without any, as a stream [Z, J, D] of rows of M·R tokens."""
+        assert self.resampler is not None
+        features = self.encode_all([batch.media for batch in batches])
+        frames = [batch.frames for batch in batches]
+        media = self.resampler.over(features, frames, self.dtype, self.layout)
+        return self._projected(self.layout.whole(media))
+
     def _gated_step(self, batches: Sequence[Batch], text: Packing) -> seg.GatedStep:
         """The gated layers' step, over the batches' media."""
         assert self.resampler is not None
@@ -184,10 +192,7 @@ class Flamingo(nnx.Module):
         masks = [self._media_mask(batch.media_of_token, batch.frames) for batch in batches]
         R, media, where = self.resampler.cfg.latents, None, None
         if seen:
-            features = self.encode_all([batch.media for batch in seen])
-            frames = [batch.frames for batch in seen]
-            media = self.resampler.over(features, frames, self.dtype, self.layout)
-            media = self._projected(self.layout.whole(media))
+            media = self.media_tokens(seen)
             sizes = [(batch.media.shape[0], batch.media.shape[1] * R) for batch in seen]
             where = Packing(tuple(sizes), self.layout.shards)
 

@@ -47,8 +47,7 @@ def log_probs(model, prompt: Prompt, new: tuple[int, ...] | list[int]) -> np.nda
 @functools.partial(jax.jit, static_argnums=0)
 def forward_with_latents(graph, params, batch):
     model = graph.model(params)
-    model.encode = lambda media: media
-    model.resample = lambda media, frames: media.reshape(media.shape[0], -1, media.shape[-1])
+    model.media_tokens = lambda batches: batches[0].media.reshape(1, -1, batches[0].media.shape[-1])
     return model(batch)
 
 
