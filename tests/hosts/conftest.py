@@ -21,7 +21,7 @@ from flamingo_jax.workdir import Workdir
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MEMBER = pathlib.Path(__file__).with_name("member.py")
 SECONDS = 100
-RUN_SECONDS = 900
+RUN_SECONDS = 1500
 """A training may take so long, on a machine that is busy with other things."""
 
 

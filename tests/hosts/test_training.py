@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -23,52 +24,57 @@ pytestmark = [pytest.mark.slow, pytest.mark.multihost, pytest.mark.timeout(3600)
 LAYOUTS = ((1, 1), (2, 2), (2, 4), (4, 2), (4, 4))
 
 
-def name_of(processes: int, tensor: int) -> str:
-    return f"{processes}-{tensor}"
-
-
 @pytest.fixture(scope="module")
-def trained(demo_size):
-    """A training of each layout."""
-    for processes, tensor in LAYOUTS:
-        demo_size.run(name_of(processes, tensor), processes, f"--config.mesh.tensor={tensor}")
-    return demo_size
+def trained(demo_size) -> Callable[[int, int], str]:
+    """trained(PROCESSES, TENSOR): the name of a training of that layout, made once."""
+    made = set()
+
+    def once(processes: int, tensor: int) -> str:
+        name = f"{processes}-{tensor}"
+        if name not in made:
+            demo_size.run(name, processes, f"--config.mesh.tensor={tensor}")
+            made.add(name)
+        return name
+
+    return once
 
 
-def test_processes_train_as_one(trained):
-    wanted = trained.losses("1-1")
-    rows, rejects = trained.rows("1-1"), trained.rejects("1-1")
+def test_processes_train_as_one(demo_size, trained):
+    alone = trained(1, 1)
+    wanted = demo_size.losses(alone)
+    rows, rejects = demo_size.rows(alone), demo_size.rejects(alone)
     assert {step for step, kind, _ in wanted if kind == "train"} == set(range(1, 21))
     assert len(rows) == 20 * 2 * 8 and rejects
     for layout in LAYOUTS[1:]:
-        name = name_of(*layout)
-        losses = trained.losses(name)
+        name = trained(*layout)
+        losses = demo_size.losses(name)
         assert losses.keys() == wanted.keys()
         for key, loss in losses.items():
             np.testing.assert_allclose(loss, wanted[key], rtol=1e-6, err_msg=f"{name} {key}")
-        assert trained.rows(name) == rows and trained.rejects(name) == rejects, name
+        assert demo_size.rows(name) == rows and demo_size.rejects(name) == rejects, name
 
 
-def test_one_is_killed_and_the_run_ends_as_if_it_were_not(trained):
+def test_one_is_killed_and_the_run_ends_as_if_it_were_not(demo_size, trained):
     """By kill -9, under launch/local.py, while the tensor axis spans both processes."""
-    supervisor = trained.supervise("killed", 2, "--config.mesh.tensor=4")
+    wanted = trained(2, 4)
+    supervisor = demo_size.supervise("killed", 2, "--config.mesh.tensor=4")
     deadline = time.monotonic() + SECONDS
-    run = trained.workdir("killed")
+    run = demo_size.workdir("killed")
     while not list_steps(run.checkpoints()):
         assert supervisor.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    trained.kill(supervisor, 1)
-    [told] = trained.end(supervisor)
+    demo_size.kill(supervisor, 1)
+    [told] = demo_size.end(supervisor)
     assert "process 1 died of SIGKILL" in told and "restart 1 of" in told
     assert [row["step"] for row in run.rows("events", kind="resume")] == [10]
-    trained.assert_same("killed", "2-4")
+    demo_size.assert_same("killed", wanted)
 
 
-def test_four_processes_checkpoint_elsewhere(trained):
+def test_four_processes_checkpoint_elsewhere(demo_size, trained):
     """Restored with its moments on one device and on eight, and loaded for use."""
-    run = trained.workdir("4-4")
+    run = demo_size.workdir(trained(4, 4))
     saved = run.meta()["fingerprints"]["params"].keys()
-    c = config.finish(config.load(str(trained.experiment)))
+    c = config.finish(config.load(str(demo_size.experiment)))
     tokenizer = load_tokenizer(run.path / "tokenizer")
     vocabulary = assemble.Vocabulary(tokenizer.vocab, len(tokenizer.new_tokens))
     found = []
@@ -86,11 +92,11 @@ def test_four_processes_checkpoint_elsewhere(trained):
     assert all(np.array_equal(leaf, used[path]) for path, leaf in found[0].items())
 
 
-def test_four_processes_checkpoint_in_a_notebook(trained, monkeypatch):
+def test_four_processes_checkpoint_in_a_notebook(demo_size, trained, monkeypatch):
     nbclient, nbformat = map(pytest.importorskip, ("nbclient", "nbformat"))
     pytest.importorskip("ipykernel")
     folder = ROOT / "experiments" / "notebooks"
-    monkeypatch.setenv("FLAMINGO_CHECKPOINT", str(trained.workdir("4-4").path))
+    monkeypatch.setenv("FLAMINGO_CHECKPOINT", str(demo_size.workdir(trained(4, 4)).path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     notebook = nbformat.read(folder / "01_prompt.ipynb", as_version=4)
     where = {"metadata": {"path": str(folder)}}
