@@ -10,6 +10,12 @@ from flamingo_jax.errors import InputError
 
 VOCABULARY = 32_000
 """Tokens where the config leaves it to a tokenizer: as many as experiments/flamingo_*.py name."""
+REMEDY = {
+    "tpu": "the extra `plan`: pip install 'flamingo-jax[plan]'",
+    "cuda": "JAX's plugin for GPUs, of jax's version: pip install --no-deps jax-cuda12-plugin "
+    "jax-cuda12-pjrt",
+}
+"""What compiles for a platform, and how to get it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +162,8 @@ def devices_of(text: str) -> tuple[Any, str]:
     try:
         return topologies.get_topology_desc(**arguments).devices, platform
     except Exception as error:
-        needed = "the extra `plan`" if platform == "tpu" else "JAX's CUDA plugin"
+        needed = REMEDY[platform]
         raise InputError(
             f"the topology {text!r} cannot be made: {str(error).splitlines()[0]}; it needs "
-            f"{needed}: pip install 'flamingo-jax[plan]'; --topology=local needs nothing"
+            f"{needed}; --topology=local needs nothing"
         ) from error

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 from flamingo_jax.errors import InputError
+from flamingo_jax.planning import gpus
 from flamingo_jax.planning.chips import CHIPS, Chip, of_device
 
 LOCAL = "local"
@@ -242,8 +243,7 @@ def description(topology: Topology) -> dict[str, Any]:
     """Keyword arguments of `jax.experimental.topologies.get_topology_desc`.
 
     v4 shows a chip's two cores as two devices unless "megacore" is said; v5p is one device as it is
-    and tpu7x is two. For GPUs `target_config`, the compiler's own description of the GPU, is the
-    caller's to add.
+    and tpu7x is two. A GPU, which the compiler would ask its driver about, is described.
 
     Raises:
       ValueError: for `local`: its devices are `jax.devices()`.
@@ -253,7 +253,12 @@ def description(topology: Topology) -> dict[str, Any]:
         raise ValueError("local devices are there already: jax.devices()")
     shape = "x".join(map(str, topology.dims))
     if not chip.torus:
-        return {"platform": "cuda", "topology_name": chip.kind, "topology": f"1x{shape}"}
+        return {
+            "platform": "cuda",
+            "topology_name": chip.kind,
+            "topology": f"1x{shape}",
+            "target_config": gpus.target_config(chip),
+        }
     arguments: dict[str, Any] = {
         "platform": "tpu",
         "topology_name": f"{chip.kind}:{shape}",

@@ -27,6 +27,9 @@ LOCAL = Request(f"{SMALL}:one", mesh=(2, 2, 2), features=True, devices=8)
 needs_libtpu = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="needs the extra `plan`: libtpu"
 )
+needs_cuda = pytest.mark.skipif(
+    importlib.util.find_spec("jax_cuda12_plugin") is None, reason="needs JAX's CUDA plugin"
+)
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +242,15 @@ def test_what_does_not_fit_is_told_with_the_largest_buffers():
     assert "E1000" in found["error"]
     assert found["buffers"][0]["bytes"] > 2**30
     assert found["buffers"][0]["dims"]
+
+
+@needs_cuda
+@pytest.mark.slow
+def test_gpus_need_not_be_there_either():
+    asked = Request(f"{SMALL}:one", topology="h100:2x4", mesh=(2, 4, 1), features=True)
+    found = compiling.compile_apart(asked)
+    assert found["outcome"] == "compiled", found["error"]
+    assert found["devices"] == 8
+    assert found["memory"]["argument"] >= sum(found["arguments"].values())
+    moved = {(one["op"], one["axis"]) for one in found["collectives"]}
+    assert ("all-gather", "fsdp") in moved

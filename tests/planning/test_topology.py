@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from flamingo_jax.errors import InputError
-from flamingo_jax.planning import topology
+from flamingo_jax.planning import gpus, topology
 from flamingo_jax.planning.chips import CHIPS
 
 
@@ -127,5 +127,7 @@ def test_descriptions():
     assert flat["topology_name"] == "v5e:8x16" and "chip_config_name" not in flat
     one = topology.description(topology.parse("v6e:1x1"))
     assert one["chips_per_host_bounds"] == (1, 1, 1)
-    gpus = topology.description(topology.parse("h100:2x8"))
-    assert (gpus["platform"], gpus["topology"]) == ("cuda", "1x2x8")
+    nodes = topology.description(topology.parse("h100:2x8"))
+    assert (nodes["platform"], nodes["topology"]) == ("cuda", "1x2x8")
+    assert "core_count: 132" in nodes["target_config"]
+    assert set(gpus.PROCESSORS) == {chip.kind for chip in CHIPS.values() if not chip.torus}
