@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from flamingo_jax.model.convolution import grouped_conv
-from flamingo_jax.model.layers import attend
+from flamingo_jax.model.attention import attend
 from flamingo_jax.model.products import dot
 from flamingo_jax.planning import flops
 
