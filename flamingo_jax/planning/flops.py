@@ -7,14 +7,13 @@ of [M, K] and [K, N] is 2·M·K·N. A convolution is counted with its full windo
 padding included, as a matrix unit computes it; holes of a dilated input (the gradient of a strided
 convolution) are left out. Elementwise work and reductions are not counted.
 
-A fused kernel is never free: Pallas kernels have a price by their name (`KERNELS`), cuDNN's attention
-by its primitive. Attention's compute scores block by block: the
-forward pass is 2 products of [T, H] and [H, S] a head (scores, values), the gradient of queries 3
-(scores again, their gradient, the queries'), that of keys and values 4 (scores again, their
-gradient, the keys', the values'), all three in one kernel 5 (Dao 2023, FlashAttention-2, §3.1.2).
-So the forward pass costs what plain attention's two products do, and the gradient a product more
-(scores again). The full square is counted, as in plain attention: blocks that a causal kernel skips
-and places that are padding too.
+A fused kernel is never free: Pallas kernels have a price by their name (`KERNELS`), cuDNN's
+attention by its primitive. Attention's compute scores block by block: the forward pass is 2
+products of [T, H] and [H, S] a head (scores, values), the gradient of queries 3 (scores again,
+their gradient, the queries'), that of keys and values 4 (scores again, their gradient, the keys',
+the values'), all three in one kernel 5 (Dao 2023, FlashAttention-2, §3.1.2). So the forward pass
+costs what plain attention's does, and the gradient a product more. The full square is counted, as
+in plain attention: blocks that a causal kernel skips, and padding, too.
 """
 
 from __future__ import annotations

@@ -27,9 +27,10 @@ def describe(asked: Asked) -> dict[str, Any]:
 
     Returns:
       devices, device_kind, mesh; steps; remat; attention (as the config has it); micro_batches;
-      datasets: {name: {batch, length, media, frames}}; state: {kind: bytes a device} (`analytic.state_bytes`, the encoder's weights
-      left out where features are given); work: {model, without_attention, tokens, images}, a step
-      over all devices; whole: what the mesh does not divide, by letter and axis.
+      datasets: {name: {batch, length, media, frames}}; state: {kind: bytes a device}
+      (`analytic.state_bytes`, the encoder's weights left out where features are given);
+      work: {model, without_attention, tokens, images}, a step over all devices; whole: what the
+      mesh does not divide, by letter and axis.
     """
     from flamingo_jax import config, sharding
     from flamingo_jax.planning import analytic

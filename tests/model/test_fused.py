@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
-from tests.small import make_mesh
 
 from flamingo_jax.layout import Layout
 from flamingo_jax.model import fused
@@ -26,6 +25,7 @@ from flamingo_jax.model.masks import (
     media_mask,
 )
 from flamingo_jax.sharding import ROWS
+from tests.small import make_mesh
 
 SPLASH = Layout(attention="splash")
 CUDNN = Layout(attention="cudnn")
@@ -122,9 +122,7 @@ def test_on_a_mesh_each_device_has_its_own_rows_and_heads():
         (q, *arrays[1:]), make_causal(padded(4, 64)), Layout(mesh, attention="splash")
     )
     close(kernel, plain, 2e-6)
-    spread = jax.jit(
-        functools.partial(attend, mask=None, layout=Layout(mesh, attention="splash"))
-    )
+    spread = jax.jit(functools.partial(attend, mask=None, layout=Layout(mesh, attention="splash")))
     assert "all-gather" not in spread.lower(q, q, q).compile().as_text()
 
 
