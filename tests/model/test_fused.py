@@ -10,12 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from flamingo_jax import assemble
 from flamingo_jax.layout import Layout
 from flamingo_jax.model import fused
 from flamingo_jax.model.attention import attend
+from flamingo_jax.model.flamingo import Flamingo
 from flamingo_jax.model.masks import (
     Mask,
     causal_mask,
@@ -24,8 +27,9 @@ from flamingo_jax.model.masks import (
     make_valid,
     media_mask,
 )
+from flamingo_jax.shapes import Batch
 from flamingo_jax.sharding import ROWS
-from tests.small import make_mesh
+from tests.small import FEATURES, VOCABULARY, described, make_mesh
 
 SPLASH = Layout(attention="splash")
 CUDNN = Layout(attention="cudnn")
@@ -190,3 +194,40 @@ def test_a_platform_has_one_kernel_and_a_cpu_none():
     assert [fused.blocks(n) for n in (64, 128, 320, 512, 864)] == [
         *((128, 128), (128, 128), (384, 384), (512, 512), (512, 1024)),
     ]
+
+
+def flamingo(attention: str) -> tuple[Any, Any, Batch]:
+    """A function of (state, batch) → the last hidden states of a small model, and its arguments."""
+    c = described()
+    c.model.language.update(positions="rotary", kv_heads=1)
+    c.model.resampler.latents = 64
+    batch = Batch(
+        tokens=jnp.ones((2, 64), jnp.int32),
+        positions=padded(2, 64),
+        media=normal(0, 2, 2, 2, *FEATURES),
+        frames=jnp.asarray([[2, 1], [1, 0]]),
+        media_of_token=jnp.asarray(np.sum(np.arange(64) >= [[[20], [40]]], axis=1)).repeat(2, 0),
+        loss_mask=jnp.ones((2, 64)),
+    )
+    cfg = assemble.flamingo_config(c, VOCABULARY)
+    model = Flamingo(cfg, rngs=nnx.Rngs(params=0), layout=Layout(attention=attention))
+    assert model.xattn is not None
+    model.xattn.gate_attention[...] += 1.0
+    graph, state = nnx.split(model)
+    return lambda state, batch: nnx.merge(graph, state).hidden(batch), state, batch
+
+
+def test_all_attentions_of_a_flamingo_have_a_fused_form(smallest):
+    """Text, gated layers and resampler, each in a loop of its own."""
+    for attention, kernels in (("plain", 0), ("splash", 3)):
+        run, *arguments = flamingo(attention)
+        assert str(jax.make_jaxpr(run)(*arguments)).count("pallas_call") == kernels
+
+
+@pytest.mark.slow
+def test_a_flamingo_sees_the_same_through_kernels(smallest):
+    found = []
+    for attention in ("splash", "plain"):
+        run, *arguments = flamingo(attention)
+        found.append(np.asarray(jax.jit(run)(*arguments)))
+    close(found[:1], found[1:], 2e-6)
