@@ -41,13 +41,13 @@ def attend(
     """
     if k.shape[1] == 0:
         return jnp.zeros_like(q)
-    scale = q.shape[3] ** -0.5 if scale is None else scale
+    factor: float = q.shape[3] ** -0.5 if scale is None else scale
     if not isinstance(mask, Mask | None):
         mask = Mask(mask)
     kernel = fused.takes(q, k, mask, bias, layout)
     if kernel is not None:
-        return kernel(q, k, v, mask, scale, layout)
-    return plain(q, k, v, None if mask is None else mask.dense, scale, bias)
+        return kernel(q, k, v, mask, factor, layout)
+    return plain(q, k, v, None if mask is None else mask.dense, factor, bias)
 
 
 def plain(

@@ -75,7 +75,7 @@ def splash(q: Array, k: Array, v: Array, mask: Mask | None, scale: float, layout
     (B, T, N, _), (S, K) = q.shape, k.shape[1:3]
     segments = None if mask is None else mask.segments
     if segments is None:
-        segments = Segments(*(jnp.zeros((B, n), jnp.int32) for n in (T, S)))
+        segments = Segments(jnp.zeros((B, T), jnp.int32), jnp.zeros((B, S), jnp.int32))
     ways = layout.tensor
     if K % ways and N % ways == 0:  # each device needs the keys of its own queries' heads
         k, v = (jnp.repeat(a, N // K, axis=2) for a in (k, v))

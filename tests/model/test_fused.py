@@ -39,7 +39,7 @@ def normal(seed: int, *shape: int, dtype: Any = jnp.float32) -> Any:
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
 
 
-def qkv(B: int, T: int, S: int, N: int, K: int, H: int, dtype: Any = jnp.float32) -> tuple:
+def qkv(B: int, T: int, S: int, N: int, K: int, H: int, dtype: Any = jnp.float32) -> Any:
     sizes = ((T, N), (S, K), (S, K))
     return tuple(normal(i, B, *size, H, dtype=dtype) for i, size in enumerate(sizes))
 
@@ -100,7 +100,8 @@ def close(found: list[np.ndarray], expected: list[np.ndarray], rounding: float) 
     ids=["text", "page", "clips"],
 )
 def test_splash_is_plain_attention(arrays, mask):
-    assert fused.takes(*arrays[:2], mask, None, SPLASH) is fused.splash
+    q, k, _ = arrays
+    assert fused.takes(q, k, mask, None, SPLASH) is fused.splash
     plain, kernel = both(arrays, mask, SPLASH)
     close(kernel, plain, 2e-6)
     blind = ~np.asarray(jnp.any(mask.dense, axis=-1))[:, 0]
@@ -127,7 +128,8 @@ def test_on_a_mesh_each_device_has_its_own_rows_and_heads():
     )
     close(kernel, plain, 2e-6)
     spread = jax.jit(functools.partial(attend, mask=None, layout=Layout(mesh, attention="splash")))
-    assert "all-gather" not in spread.lower(q, q, q).compile().as_text()
+    program = spread.lower(q, q, q).compile().as_text()
+    assert program and "all-gather" not in program
 
 
 def test_what_has_no_fused_form_is_plain():

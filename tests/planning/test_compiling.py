@@ -10,6 +10,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -240,10 +241,8 @@ def test_fused_attention_compiles_for_a_tpu(tmp_path):
         "model.resampler.latents": "64",
         "train.datasets.m3w.length": "64",
     }
-    mesh = (1, 2, 2)
-    asked = Request(
-        f"{SMALL}:one", "v5e:2x2", mesh=mesh, features=True, overrides=overrides, dump=str(tmp_path)
-    )
+    where: dict[str, Any] = {"topology": "v5e:2x2", "mesh": (1, 2, 2)}
+    asked = Request(f"{SMALL}:one", overrides, **where, features=True, dump=str(tmp_path))
     found = compiling.compile_apart(asked)
     assert found["outcome"] == "compiled", found["error"]
     assert found["attention"] == "fused"
