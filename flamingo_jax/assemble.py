@@ -26,6 +26,7 @@ from flamingo_jax.errors import InputError
 from flamingo_jax.layout import Layout
 from flamingo_jax.model.contrastive import Contrastive, ContrastiveConfig
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
+from flamingo_jax.model.fused import kernel_of
 from flamingo_jax.model.language import DecoderConfig
 from flamingo_jax.model.nfnet import VARIANTS
 from flamingo_jax.model.resampler import ResamplerConfig
@@ -292,7 +293,7 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         language = dataclasses.replace(whole.language, new_tokens=0)
         kept = {name: getattr(whole, name) for name in ("remat", "loss_chunk", "unroll", "dtype")}
         whole = FlamingoConfig(language, **kept)
-    layout = Layout(mesh, c.mesh.sequence)
+    layout = Layout(mesh, c.mesh.sequence, kernel_of(c.model.attention, platform))
     return _Kind(
         lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), layout=layout),
         losses.text_losses,

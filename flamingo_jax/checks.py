@@ -17,6 +17,7 @@ _CHOICES = {
     "tokenizer.kind": ("bytes", "sentencepiece", "tokenizers", "saved", "train"),
     "tokenizer.image": ("new", "text"),
     "model.dtype": ("float32", "bfloat16"),
+    "model.attention": ("plain", "fused"),
     "model.remat": ("none", "dots", "attention", "full"),
     "model.language.norm": ("rms", "layer"),
     "model.language.positions": ("xl", "rotary"),

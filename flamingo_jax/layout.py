@@ -9,7 +9,7 @@ split over `tensor` is split there too.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,10 +30,13 @@ class Layout:
       sequence: between layers the tokens, too, are split over `tensor` (sequence parallelism,
         Korthikanti et al. 2022, §4.2.2): norms and what the backward keeps are split as well, and
         an all-reduce becomes a reduce-scatter and an all-gather, of the same bytes.
+      attention: the kernel that attention may use on these devices: "plain", or a row of
+        `model.fused.FORMS`.
     """
 
     mesh: Mesh | None = None
     sequence: bool = True
+    attention: str = "plain"
 
     def _pin(self, x: Array, *dims: Any) -> Array:
         if self.mesh is None or self.mesh.size == 1:
@@ -47,6 +50,18 @@ class Layout:
     def shards(self) -> int:
         """Into how many parts rows are split."""
         return self._over("replica") * self._over("fsdp")
+
+    @property
+    def tensor(self) -> int:
+        """Over how many devices products, and heads, are split."""
+        return self._over("tensor")
+
+    @property
+    def platform(self) -> str:
+        """Of the devices."""
+        if self.mesh is None:
+            return jax.default_backend()
+        return self.mesh.devices.flat[0].platform
 
     def _tensor(self, size: int) -> str | None:
         """The axis for a dim of this size: none where it does not divide it."""
@@ -70,6 +85,29 @@ class Layout:
             return x
         dim %= x.ndim
         return self._pin(x, ROWS, *[None] * (dim - 1), self._tensor(x.shape[dim]))
+
+    def each(
+        self, kernel: Callable[..., Array], heads: Sequence[Array], rows: Sequence[Array]
+    ) -> Array:
+        """kernel(*heads, *rows) of each device's own parts: what XLA cannot split by itself.
+
+        Args:
+          kernel: what is computed of a device's rows and heads; its result is like the first of
+            `heads`.
+          heads: [B, T, N, H], N of their own; over tensor where it divides all their N.
+          rows: [B, …].
+        """
+        if self.mesh is None or self.mesh.size == 1:
+            return kernel(*heads, *rows)
+        whole = any(self._tensor(a.shape[2]) is None for a in heads)
+        split, own = P(ROWS, None, None if whole else "tensor"), P(ROWS)
+        return jax.shard_map(
+            kernel,
+            mesh=self.mesh,
+            in_specs=(*(split for _ in heads), *(own for _ in rows)),
+            out_specs=split,
+            check_vma=False,  # kernels do not say over which axes their results vary
+        )(*heads, *rows)
 
     def head(self, weights: tuple[Array, ...]) -> tuple[Array, ...]:
         """[D, V] and, if any, [D, W] whole over fsdp: gathered once, not for each chunk's loss."""

@@ -65,6 +65,9 @@ def model() -> Config:
     # attention  queries, keys, values, the stream before and after attention (5 of a block)
     # full       the stream before each layer (1): all is computed twice, a layer at a time
     c.remat = "full"
+    # plain  scores are arrays, f32[B, N, T, S]
+    # fused  a kernel where the platform has one for the call (model/fused.py), plain elsewhere
+    c.attention = "plain"
     # Tokens of a row whose logits exist at a time, f32[B, tokens, V]; 0 = all. A fourth of a page's
     # 256: some thousand rows of the head's product on a device at usual batches, of which more gain
     # nothing; captions (at most 64 tokens in the paper) stay whole.

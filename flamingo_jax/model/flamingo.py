@@ -31,7 +31,7 @@ from flamingo_jax.model.language import (
     place_all,
 )
 from flamingo_jax.model.layers import Linear
-from flamingo_jax.model.masks import cached_causal_mask, causal_mask, media_mask
+from flamingo_jax.model.masks import Mask, cached_causal_mask, make_causal, make_media
 from flamingo_jax.model.packing import Packing
 from flamingo_jax.model.resampler import Resampler, ResamplerConfig
 from flamingo_jax.model.vision import VisionConfig, VisionTower
@@ -168,7 +168,7 @@ class Flamingo(nnx.Module):
     def hidden_all(self, batches: Sequence[Batch]) -> list[Array]:
         """As `hidden`, of several batches in one pass: each weight is used once for all of them."""
         positions = [batch.positions for batch in batches]
-        masks = [causal_mask(p) for p in positions]
+        masks = [make_causal(p) for p in positions]
         where = place_all(self.cfg.language, positions, masks, layout=self.layout)
         tokens = where.packing.pack([batch.tokens for batch in batches])
         x = self.layout.residual(self.embed(tokens, self.dtype))
@@ -288,9 +288,9 @@ class Flamingo(nnx.Module):
         )
         return self.language.norm(x, self.dtype), new
 
-    def _media_mask(self, media_of_token: Array, frames: Array) -> Array:
+    def _media_mask(self, media_of_token: Array, frames: Array) -> Mask:
         assert self.cfg.resampler is not None
-        return media_mask(media_of_token, frames, self.cfg.resampler.latents, self.cfg.attend)
+        return make_media(media_of_token, frames, self.cfg.resampler.latents, self.cfg.attend)
 
     def _blocks(
         self,

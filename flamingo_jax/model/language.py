@@ -17,14 +17,9 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model import positions as pos
-from flamingo_jax.model.layers import (
-    ATTENTION,
-    FeedForward,
-    Linear,
-    Norm,
-    attend,
-    named_projections,
-)
+from flamingo_jax.model.attention import attend
+from flamingo_jax.model.layers import ATTENTION, FeedForward, Linear, Norm, named_projections
+from flamingo_jax.model.masks import Mask
 from flamingo_jax.model.packing import Packing, packing
 from flamingo_jax.model.products import dot
 from flamingo_jax.shapes import Array
@@ -62,7 +57,7 @@ class DecoderConfig:
 class Span:
     """Who sees whom in one batch: mask bool[B, 1, T, S]; rotary cosines and sines, or None."""
 
-    mask: Array
+    mask: Mask | Array
     angles: tuple[Array, Array] | None
 
 
@@ -86,7 +81,9 @@ class Place:
     layout: Layout = ANYWHERE
 
 
-def place(cfg: DecoderConfig, positions: Array, mask: Array, offset: Array | None = None) -> Place:
+def place(
+    cfg: DecoderConfig, positions: Array, mask: Mask | Array, offset: Array | None = None
+) -> Place:
     """That of a batch: positions i32[B, T], mask bool[B, 1, T, S], offset i32[] in a cache."""
     return place_all(cfg, [positions], [mask], offset=offset)
 
@@ -94,7 +91,7 @@ def place(cfg: DecoderConfig, positions: Array, mask: Array, offset: Array | Non
 def place_all(
     cfg: DecoderConfig,
     positions: Sequence[Array],
-    masks: Sequence[Array],
+    masks: Sequence[Mask | Array],
     offset: Array | None = None,
     layout: Layout = ANYWHERE,
 ) -> Place:
@@ -176,7 +173,7 @@ class Block(nnx.Module):
         q, k, v = heads(self.query), heads(self.key), heads(self.value)
         seen = []
         for i, span in enumerate(where.spans):
-            y, cache = self._look(q[i], k[i], v[i], span, far, where.offset, cache, dtype)
+            y, cache = self._look(q[i], k[i], v[i], span, far, where, cache, dtype)
             seen.append(layout.split(y, 2))
         y = packing.pack(seen)
         y = layout.split(y, 2).reshape(*y.shape[:2], -1)
@@ -189,7 +186,7 @@ class Block(nnx.Module):
         v: Array,
         span: Span,
         far: Array | None,
-        offset: Any,
+        where: Place,
         cache: tuple[Array, Array] | None,
         dtype: Any,
     ) -> tuple[Array, tuple[Array, Array] | None]:
@@ -198,7 +195,7 @@ class Block(nnx.Module):
             q, k = pos.rotate(q, span.angles), pos.rotate(k, span.angles)
         q, k, v = named_projections(q, k, v)
         if cache is not None:
-            at = (0, offset, 0, 0)
+            at = (0, where.offset, 0, 0)
             k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
             v = jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), at)
             cache = (k, v)
@@ -207,7 +204,7 @@ class Block(nnx.Module):
         if far is not None:
             bias = self._relative_scores(q, far[-span.mask.shape[3] :], dtype)
             q = q + self.content_bias[...].astype(dtype)
-        return attend(q, k, v, span.mask, bias=bias), cache
+        return attend(q, k, v, span.mask, bias=bias, layout=where.layout), cache
 
     def _relative_scores(self, q: Array, far: Array, dtype: Any) -> Array:
         """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]; far [S, N, H]."""

@@ -1,4 +1,4 @@
-"""Linear, norm, feed-forward and attention: what every tower of the model is made of.
+"""Linear, norm and feed-forward: what every tower of the model is made of.
 
 Parameters are stored in the dtype they are given (f32 masters when trained, bf16 when frozen)
 and cast to the compute dtype where they are used.
@@ -136,57 +136,3 @@ def named_projections(q: Array, k: Array, v: Array) -> tuple[Array, Array, Array
     """An attention's three projections under the names by which rematerialisation keeps them."""
     q, k, v = (checkpoint_name(a, n) for a, n in zip((q, k, v), ATTENTION, strict=False))
     return q, k, v
-
-
-def attend(
-    q: Array,
-    k: Array,
-    v: Array,
-    mask: Array | None,
-    *,
-    scale: float | None = None,
-    bias: Array | None = None,
-) -> Array:
-    """Softmax attention with grouped key/value heads; a fully masked row gives exactly zero.
-
-    The one place where a fused kernel may take over on platforms that have one.
-
-    Args:
-      q: [B, T, N, H] queries.
-      k: [B, S, K, H] keys; N must be a multiple of K.
-      v: [B, S, K, H] values.
-      mask: bool, broadcastable to [B, N, T, S] (rank 4, its head axis 1 or N); True = may attend.
-      scale: of the dot products; 1/sqrt(H) when None.
-      bias: f32, broadcastable to [B, N, T, S], added to the scaled scores.
-
-    Returns:
-      [B, T, N, H] in q's dtype. Scores and softmax are f32.
-    """
-    B, T, N, H = q.shape
-    S, K = k.shape[1], k.shape[2]
-    if S == 0:
-        return jnp.zeros_like(q)
-    factor = H**-0.5 if scale is None else scale
-    if K == N:
-        scores = jnp.einsum("BTNH,BSNH->BNTS", q, k, preferred_element_type=jnp.float32)
-    else:
-        grouped = q.reshape(B, T, K, N // K, H)
-        scores = jnp.einsum("BTKgH,BSKH->BKgTS", grouped, k, preferred_element_type=jnp.float32)
-        scores = scores.reshape(B, N, T, S)
-    scores = scores * factor
-    if bias is not None:
-        scores = scores + bias
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    # The mask again after the softmax: a row that may attend to nothing is else uniform, not zero.
-    probs = jax.nn.softmax(scores, axis=-1)
-    if mask is not None:
-        probs = jnp.where(mask, probs, 0.0)
-    probs = probs.astype(v.dtype)
-    if K == N:
-        return jnp.einsum("BNTS,BSNH->BTNH", probs, v, preferred_element_type=jnp.float32).astype(
-            q.dtype
-        )
-    probs = probs.reshape(B, K, N // K, T, S)
-    out = jnp.einsum("BKgTS,BSKH->BTKgH", probs, v, preferred_element_type=jnp.float32)
-    return out.reshape(B, T, N, H).astype(q.dtype)

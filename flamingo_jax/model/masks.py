@@ -2,11 +2,73 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from flamingo_jax.shapes import Array
 
 ATTEND = ("one", "upto")
+BLIND, UNSEEN = -1, -2
+"""Segments of queries that see nothing, and of keys that nobody sees."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """A mask in few numbers, as fused kernels take it: a query sees the keys of its own segment.
+
+    Attributes:
+      queries: i32[B, T]; `BLIND`, or a segment with at least one key that the query sees.
+      keys: i32[B, S]; `UNSEEN`, or a segment.
+      causal: of those keys, none that stands after the query (S = T).
+    """
+
+    queries: Array
+    keys: Array
+    causal: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Mask:
+    """Who may attend to whom.
+
+    Attributes:
+      dense: bool, [B, 1, T, S] or broadcastable to it; True = may attend.
+      segments: the same in few numbers, where it can be said so.
+    """
+
+    dense: Array
+    segments: Segments | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of `dense`."""
+        return self.dense.shape
+
+
+def make_causal(positions: Array) -> Mask:
+    """`causal_mask` of i32[B, T], and its segments: one, of all but padding."""
+    queries, keys = (jnp.where(positions >= 0, 0, no) for no in (BLIND, UNSEEN))
+    return Mask(causal_mask(positions), Segments(queries, keys, causal=True))
+
+
+def make_media(media_of_token: Array, frames: Array, latents: int, attend: str = "one") -> Mask:
+    """`media_mask` of the same arguments; with "one" a medium and its tokens are a segment."""
+    dense = media_mask(media_of_token, frames, latents, attend)
+    M = frames.shape[1]
+    if attend != "one" or M == 0:
+        return Mask(dense)
+    numbers = jnp.arange(1, M + 1)
+    keys = jnp.repeat(jnp.where(frames > 0, numbers, UNSEEN), latents, axis=1)
+    there = jnp.any(dense[:, 0], axis=-1)
+    return Mask(dense, Segments(jnp.where(there, media_of_token, BLIND), keys))
+
+
+def make_valid(valid: Array, queries: int) -> Mask:
+    """bool[B, S] of keys that all of so many queries see; at least one must be True."""
+    keys = jnp.where(valid, 0, UNSEEN)
+    blank = jnp.zeros((valid.shape[0], queries), keys.dtype)
+    return Mask(valid[:, None, None, :], Segments(blank, keys))
 
 
 def causal_mask(positions: Array) -> Array:

@@ -19,7 +19,9 @@ from jax import lax
 
 from flamingo_jax.errors import InputError
 from flamingo_jax.layout import ANYWHERE, Layout
-from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend
+from flamingo_jax.model.attention import attend
+from flamingo_jax.model.layers import FeedForward, Linear, Norm
+from flamingo_jax.model.masks import Mask, make_valid
 from flamingo_jax.model.packing import Packing
 from flamingo_jax.shapes import Array
 
@@ -122,7 +124,7 @@ class ResamplerLayer(nnx.Module):
         keys, values = (each(heads(a, both, media.both)) for a in (self.key, self.value))
         gathered = []
         for q, k, v, mask, n in zip(queries, keys, values, media.masks, media.media, strict=True):
-            found = attend(_of(q, n), k, v, mask)
+            found = attend(_of(q, n), k, v, mask, layout=layout)
             gathered.append(found.reshape(*q.shape[:2], -1))
         return self.out(layout.split(media.latents.pack(gathered)), dtype)
 
@@ -157,10 +159,10 @@ class _Media:
     latents: Packing
     both: Packing
     media: tuple[int, ...]
-    masks: tuple[Array | None, ...]
+    masks: tuple[Mask | Array | None, ...]
 
 
-def _media(parts: Sequence[tuple[Array, Array, Array | None]]) -> _Media:
+def _media(parts: Sequence[tuple[Array, Array, Mask | Array | None]]) -> _Media:
     """Of batches whose rows are media: features [B, S, E], latents [B, R, E] and masks."""
     features, latents, masks = zip(*parts, strict=True)
     sizes = [a.shape[:2] for a in latents]
@@ -252,12 +254,12 @@ class Resampler(nnx.Module):
         latents, _ = lax.scan(body, latents, state, unroll=self.cfg.unroll)
         return self.norm(latents, dtype)
 
-    def _mask(self, frames: Array, F: int, P: int) -> Array:
+    def _mask(self, frames: Array, F: int, P: int) -> Mask:
         """bool[B · M, 1, 1, F · P + R]: the features of valid frames, and all latents."""
         valid = jnp.arange(F) < frames.reshape(-1, 1)
         valid = jnp.repeat(valid, P, axis=1)
         valid = jnp.pad(valid, ((0, 0), (0, self.cfg.latents)), constant_values=True)
-        return valid[:, None, None, :]
+        return make_valid(valid, self.cfg.latents)
 
     def _with_embeddings(self, features: Array, frames: Array, dtype: Any) -> Array:
         """Adds time and media embeddings to [B, M, F, P, E]."""

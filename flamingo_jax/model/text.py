@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend
+from flamingo_jax.model.attention import attend
+from flamingo_jax.model.layers import FeedForward, Linear, Norm
 from flamingo_jax.shapes import Array
 
 

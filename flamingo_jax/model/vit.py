@@ -23,7 +23,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
-from flamingo_jax.model.layers import FeedForward, Linear, Norm, attend
+from flamingo_jax.model.attention import attend
+from flamingo_jax.model.layers import FeedForward, Linear, Norm
 from flamingo_jax.shapes import Array
 
 

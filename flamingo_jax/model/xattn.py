@@ -18,14 +18,9 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from flamingo_jax.layout import ANYWHERE, Layout
-from flamingo_jax.model.layers import (
-    ATTENTION,
-    FeedForward,
-    Linear,
-    Norm,
-    attend,
-    named_projections,
-)
+from flamingo_jax.model.attention import attend
+from flamingo_jax.model.layers import ATTENTION, FeedForward, Linear, Norm, named_projections
+from flamingo_jax.model.masks import Mask
 from flamingo_jax.model.packing import Packing, packing
 from flamingo_jax.shapes import Array
 
@@ -55,7 +50,7 @@ class XattnConfig:
     norm_eps: float = 1e-5
 
 
-Seen = tuple[Array, Array, Array | None]
+Seen = tuple[Array, Array, Mask | Array | None]
 """A batch's keys and values [B, S, N, H] and mask bool[B, 1, T, S]; None = all True."""
 
 
@@ -98,7 +93,7 @@ class GatedCrossAttention(nnx.Module):
         x: Array,
         k: Array,
         v: Array,
-        mask: Array | None,
+        mask: Mask | Array | None,
         dtype: Any,
         uniform: Array | None = None,
     ) -> Array:
@@ -131,7 +126,7 @@ class GatedCrossAttention(nnx.Module):
         gathered = []
         for own, (*kv, mask) in zip(batches.unpack(layout.split(heads, 2)), media, strict=True):
             q, k, v = named_projections(*(layout.split(a, 2) for a in (own, *kv)))
-            gathered.append(layout.split(attend(q, k, v, mask), 2))
+            gathered.append(layout.split(attend(q, k, v, mask, layout=layout), 2))
         y = layout.split(batches.pack(gathered), 2)
         return self.out(y.reshape(*y.shape[:2], -1), dtype)
 
@@ -140,7 +135,7 @@ class GatedCrossAttention(nnx.Module):
         x: Array,
         k: Array,
         v: Array,
-        mask: Array | None,
+        mask: Mask | Array | None,
         dtype: Any,
         uniform: Array | None = None,
     ) -> Array:

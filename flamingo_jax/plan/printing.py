@@ -164,6 +164,11 @@ def flops_lines(plan: dict[str, Any]) -> list[str]:
             f"By the jaxpr {si(flops['hardware'])}, of which {si(flops['again'] or 0)} are "
             f"computed again; the others are {once / flops['model']:.2%} of the model's"
         )
+    if kernels := flops["kernels"]:
+        parts = ", ".join(f"{name} {si(size)}" for name, size in kernels.items())
+        lines.append(f"Fused attention: {parts}; attention that has no fused form is plain")
+    elif plan["attention"] == "fused":
+        lines.append("Fused attention was asked for, and no call has a fused form here: all plain")
     if plan["moves"]:
         told = ", ".join(f"{kind} {gib(size)}" for kind, size in plan["moves"].items())
         lines.append(f"Collectives move, a device and step: {told}")

@@ -186,18 +186,21 @@ def usable_links(topology: Topology) -> tuple[int, int]:
     return sum(best), min(worst, default=0)
 
 
-def estimate(cycles: float, parts: Floor, chip: Chip) -> tuple[float, float] | None:
+def estimate(
+    cycles: float, parts: Floor, chip: Chip, kernels: float = 0.0
+) -> tuple[float, float] | None:
     """(least, most) seconds of a step as the compiler's cycles say: to be told with `LABEL`.
 
     Cycles leave out collectives, which are added without any overlap: over all links, and over one
-    axis alone.
+    axis alone. They leave out Pallas kernels too, whose FLOPs a chip (`kernels`) are added at the
+    peak.
 
     Returns:
       None where the clock of the cycles is not known.
     """
     if chip.clock is None:
         return None
-    busy = cycles / chip.clock + parts.network
+    busy = cycles / chip.clock + kernels / chip.peak + parts.network
     return busy + parts.links, busy + parts.one_axis
 
 

@@ -7,11 +7,13 @@ of [M, K] and [K, N] is 2·M·K·N. A convolution is counted with its full windo
 padding included, as a matrix unit computes it; holes of a dilated input (the gradient of a strided
 convolution) are left out. Elementwise work and reductions are not counted.
 
-A Pallas kernel has a price by its name (`KERNELS`). Attention's compute scores block by block: the
-forward pass is 2 products of [T, H] and [H, S] a head (scores, values), the gradient of queries 3
-(scores again, their gradient, the queries'), that of keys and values 4 (scores again, their
-gradient, the keys', the values'), all three in one kernel 5 (Dao 2023, FlashAttention-2, §3.1.2).
-Blocks that a mask empties are counted too, as those of plain attention are.
+A fused kernel is never free: Pallas kernels have a price by their name (`KERNELS`), cuDNN's
+attention by its primitive. Attention's compute scores block by block: the forward pass is 2
+products of [T, H] and [H, S] a head (scores, values), the gradient of queries 3 (scores again,
+their gradient, the queries'), that of keys and values 4 (scores again, their gradient, the keys',
+the values'), all three in one kernel 5 (Dao 2023, FlashAttention-2, §3.1.2). So the forward pass
+costs what plain attention's does, and the gradient a product more. The full square is counted, as
+in plain attention: blocks that a causal kernel skips, and padding, too.
 """
 
 from __future__ import annotations
@@ -52,9 +54,10 @@ class Flops:
 
     Attributes:
       by_kind: "product" (of a matrix), "batched product" (attention's kind), "convolution" and
-        "kernel" (Pallas) → FLOPs.
+        "kernel" (fused: Pallas, cuDNN) → FLOPs.
       by_dtype: dtype of the operands, the wider of the two → FLOPs.
       by_scope: first `jax.named_scope` around it, "" where there is none → FLOPs.
+      by_kernel: of the kind "kernel", the kernel's name → FLOPs.
       again: of these, what rematerialisation computes a second time.
       devices: over how many they are spread.
     """
@@ -62,6 +65,7 @@ class Flops:
     by_kind: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     by_dtype: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     by_scope: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    by_kernel: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     again: int = 0
     devices: int = 1
 
@@ -77,7 +81,7 @@ class Flops:
 
     def include(self, other: Flops, times: int = 1) -> None:
         """Adds another count, so many times."""
-        for name in ("by_kind", "by_dtype", "by_scope"):
+        for name in ("by_kind", "by_dtype", "by_scope", "by_kernel"):
             mine = getattr(self, name)
             for key, flops in getattr(other, name).items():
                 mine[key] += flops * times
@@ -110,11 +114,13 @@ def _count(jaxpr: Any, scope: str, again: bool) -> Flops:
         price = PRICES.get(name)
         if price is not None:
             kind, dtype, flops = price(equation)
+            kernel = {kernel_name(equation): flops} if kind == "kernel" else {}
             found.include(
                 Flops(
                     by_kind=collections.Counter({kind: flops}),
                     by_dtype=collections.Counter({dtype: flops}),
                     by_scope=collections.Counter({here: flops}),
+                    by_kernel=collections.Counter(kernel),
                     again=flops if repeated else 0,
                 )
             )
@@ -198,7 +204,9 @@ def _taps(out: int, size: int, stride: int, spread: int, holes: int, before: int
 
 
 def kernel_name(equation: Any) -> str:
-    """The kernel's name: the one it was given, else its function's."""
+    """A kernel's name: the one it was given, else its function's; cuDNN's is its primitive's."""
+    if equation.primitive.name != "pallas_call":
+        return equation.primitive.name
     return equation.params.get("name") or equation.params["jaxpr"].debug_info.func_name
 
 
@@ -250,6 +258,16 @@ def _kernel(equation: Any) -> tuple[str, str, int]:
     return "kernel", _dtype(equation), kernel_flops(kernel_name(equation), equation)
 
 
+def _cudnn(products: int) -> Callable[[Any], tuple[str, str, int]]:
+    """Of q [B, T, N, H] and k [B, S, K, H], as `jax.nn.dot_product_attention` hands them on."""
+
+    def price(equation: Any) -> tuple[str, str, int]:
+        q, k = (v.aval for v in equation.invars[:2])
+        return "kernel", _dtype(equation), products * 2 * math.prod(q.shape) * k.shape[1]
+
+    return price
+
+
 def _dtype(equation: Any) -> str:
     """The wider of the first two floating operands' dtypes."""
     dtypes = [var.aval.dtype for var in equation.invars if var.aval.shape]
@@ -261,6 +279,8 @@ PRICES: dict[str, Callable[[Any], tuple[str, str, int]]] = {
     "dot_general": _dot,
     "conv_general_dilated": _convolution,
     "pallas_call": _kernel,
+    "dot_product_attention_fwd_wrapper": _cudnn(2),
+    "dot_product_attention_bwd_wrapper": _cudnn(5),
 }
 """Primitive → function of an equation: (kind, dtype, FLOPs)."""
 

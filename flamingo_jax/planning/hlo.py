@@ -28,7 +28,10 @@ _ARRAY = re.compile(r"\b([a-z]+\d*[a-z\d]*)\[([\d,<=]*)\]")
 _CALLEE = re.compile(r"\b(body|condition|calls|to_apply|(?:true|false)_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _ROOMS = re.compile(r"flamingo_jax/(?:model|train)/(\w+)\.py")
-_SHARED_ROOMS = {"layers", "segments", "masks", "positions", "flamingo", "parts", "losses", "step"}
+_SHARED_ROOMS = {
+    *("attention", "flamingo", "fused", "layers", "losses", "masks", "parts", "positions"),
+    *("segments", "step"),
+}
 """Modules that run on others' behalf: the module that called them says more."""
 
 

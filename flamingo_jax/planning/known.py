@@ -26,10 +26,11 @@ def describe(asked: Asked) -> dict[str, Any]:
     """What a stage says of itself.
 
     Returns:
-      devices, device_kind, mesh; steps; remat; micro_batches; datasets: {name: {batch, length,
-      media, frames}}; state: {kind: bytes a device} (`analytic.state_bytes`, the encoder's weights
-      left out where features are given); work: {model, without_attention, tokens, images}, a step
-      over all devices; whole: what the mesh does not divide, by letter and axis.
+      devices, device_kind, mesh; steps; remat; attention (as the config has it); micro_batches;
+      datasets: {name: {batch, length, media, frames}}; state: {kind: bytes a device}
+      (`analytic.state_bytes`, the encoder's weights left out where features are given);
+      work: {model, without_attention, tokens, images}, a step over all devices; whole: what the
+      mesh does not divide, by letter and axis.
     """
     from flamingo_jax import config, sharding
     from flamingo_jax.planning import analytic
@@ -44,6 +45,7 @@ def describe(asked: Asked) -> dict[str, Any]:
         "mesh": dict(stage.mesh.shape),
         "steps": stage.steps,
         "remat": c.model.remat,
+        "attention": c.model.attention,
         "micro_batches": config.stage_settings(c, stage.name).micro_batches,
         "datasets": {
             name: {
@@ -78,14 +80,15 @@ def _whole(remarks: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def hardware(traced: Any, devices: int) -> dict[str, Any]:
-    """FLOPs of a traced step, over all devices: {total, again, by_kind}, or {error} in words."""
+    """FLOPs of a traced step, over all devices: {total, again, by_kind, by_kernel} or {error}."""
     from flamingo_jax.planning import flops
 
     try:
         found = flops.count(traced.jaxpr, devices)
     except ValueError as error:
         return {"error": str(error)}
-    return {"total": found.total, "again": found.again, "by_kind": dict(found.by_kind)}
+    kinds = {"by_kind": dict(found.by_kind), "by_kernel": dict(found.by_kernel)}
+    return {"total": found.total, "again": found.again, **kinds}
 
 
 def trace(asked: Asked) -> Any:

@@ -22,7 +22,10 @@ CUT = ("time-out", "memory")
 TRAFFIC = ("weights", "gradients", "activations")
 """What a collective moves. Frozen and trained weights of one shape look the same."""
 
-ABOUT = ("device_kind", "devices", "mesh", "remat", "micro_batches", "datasets", "steps")
+ABOUT = (
+    *("device_kind", "devices", "mesh", "remat", "attention", "micro_batches", "datasets"),
+    "steps",
+)
 """What a plan tells of the step as it was asked for."""
 
 
@@ -62,10 +65,11 @@ def summarise(facts: dict[str, Any], name: str) -> dict[str, Any]:
 
     Returns:
       verdict: `FITS`, `OVER` or `UNKNOWN`; outcome, error of the compiler; chip, chips, hosts,
-      device_kind, devices, mesh, remat, micro_batches, datasets, steps;
+      device_kind, devices, mesh, remat, attention, micro_batches, datasets, steps;
       work: {tokens, images} of a step;
       memory: {capacity, peak, required, by_kind, analytic}, in bytes a device; buffers;
-      flops: {model, without_attention, hardware, again}, a step over all chips;
+      flops: {model, without_attention, hardware, again, kernels: {name: FLOPs}}, a step over all
+      chips;
       traffic: rows of (axis, op); moves: {what: bytes a device};
       floor: {seconds, compute, links, one_axis, network, bound, wire} and
       estimate: {label, least, most}, in seconds, None where peaks or clock are not known;
@@ -132,6 +136,7 @@ def _flops(facts: dict[str, Any]) -> dict[str, Any]:
         "without_attention": work.get("without_attention"),
         "hardware": counted.get("total"),
         "again": counted.get("again"),
+        "kernels": counted.get("by_kernel", {}),
         "error": counted.get("error", ""),
     }
 
@@ -181,8 +186,9 @@ def _times(facts: dict[str, Any], plan: dict[str, Any], where: Topology) -> dict
         "rates": {"floor": rates(parts.seconds, facts, where)},
     }
     cycles = facts.get("cycles") or 0
-    span = floor.estimate(cycles, parts, chip) if cycles else None
-    # Cycles that fall short of the floor leave something out: kernels, loops of unknown length.
+    kernels = sum(plan["flops"]["kernels"].values()) / where.chips
+    span = floor.estimate(cycles, parts, chip, kernels) if cycles else None
+    # Cycles that fall short of the floor leave something out: loops of unknown length.
     if span is not None and span[0] >= parts.seconds:
         found["estimate"] = {"label": floor.LABEL, "least": span[0], "most": span[1]}
         found["rates"] |= {
@@ -228,6 +234,12 @@ def _warnings(facts: dict[str, Any], plan: dict[str, Any], where: Topology) -> l
         if plan["estimate"] is None:
             text = "the compiler's cycles are fewer than the floor: something has none; no estimate"
             found.append({"kind": "cycles", "text": text})
+    if plan["estimate"] and plan["flops"]["kernels"]:
+        text = (
+            "the compiler tells no cycles of fused kernels: the estimate has their FLOPs at the "
+            "peak, which attention over short sequences does not reach"
+        )
+        found.append({"kind": "kernels", "text": text})
     if plan["outcome"] in CUT:
         text = f"{plan['error']}: what is told here is what the compiler had said by then"
         found.append({"kind": "cut", "text": text})

@@ -16,10 +16,12 @@ from jax.extend.core import jaxprs_in_params
 from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
+from flamingo_jax.layout import Layout
+from flamingo_jax.model.attention import attend
 from flamingo_jax.model.convolution import grouped_conv
-from flamingo_jax.model.layers import attend
 from flamingo_jax.model.products import dot
 from flamingo_jax.planning import flops
+from tests.small import make_mesh
 
 
 def counted(function: Any, *args: Any) -> flops.Flops:
@@ -252,6 +254,47 @@ def test_kernels_cost_what_they_hold(kernel, products):
     assert found.by_kind["kernel"] == products * 2 * B * N * T * S * H
     assert found.by_kind["kernel"] == inside_kernels(jaxpr.jaxpr)
     assert found.by_dtype["bfloat16"] == found.by_kind["kernel"]
+
+
+def test_fused_attention_costs_what_plain_does_and_the_scores_again():
+    """Where nothing is padded: two products forwards, and five backwards for plain's four."""
+    B, N, T, S, H = 2, 2, 128, 256, 8
+    q, k = array(B, T, N, H), array(B, S, N, H)
+
+    def loss(layout: Layout) -> Any:
+        return lambda q, k, v: jnp.sum(attend(q, k, v, None, layout=layout) ** 2)
+
+    product = 2 * B * N * T * S * H
+    fused = loss(Layout(attention="splash"))
+    assert counted(fused, q, k, k).total == counted(loss(Layout()), q, k, k).total == 2 * product
+    found = counted(jax.grad(fused, argnums=(0, 1, 2)), q, k, k)
+    rows = 2 * B * N * T * H  # of the result with its gradient, before the kernel
+    assert found.by_kind == {"kernel": 7 * product, "batched product": rows}
+    assert found.by_kernel == {
+        "splash_mha_fwd_segmented_residuals": 2 * product,
+        "splash_mha_dkv_segmented_no_residuals": 5 * product,
+    }
+    # On a mesh: a device has a fourth of it, and all of them together no more.
+    spread = loss(Layout(make_mesh(fsdp=2, tensor=2), attention="splash"))
+    assert counted(spread, q, k, k).total == 2 * product
+
+
+def test_cudnns_attention_has_a_price(monkeypatch):
+    """Traced as for a GPU, of which only the version of cuDNN is asked."""
+    name = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(name, lambda: 91_100)
+    B, N, T, S, H = 2, 4, 6, 10, 8
+    q, k = array(B, T, N, H, dtype=jnp.bfloat16), array(B, S, 2, H, dtype=jnp.bfloat16)
+    mask = jnp.ones((B, 1, T, S), bool)
+
+    def loss(q: Any, k: Any, v: Any) -> Any:
+        return jnp.sum(attend(q, k, v, mask, layout=Layout(attention="cudnn")) ** 2)
+
+    product = 2 * B * N * T * S * H
+    assert counted(loss, q, k, k).by_kind == {"kernel": 2 * product}
+    found = counted(jax.grad(loss, argnums=(0, 1, 2)), q, k, k)
+    assert found.by_kind == {"kernel": 7 * product}
+    assert found.by_dtype == {"bfloat16": 7 * product}
 
 
 def test_an_unknown_kernel_is_not_free():

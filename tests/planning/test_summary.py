@@ -8,6 +8,7 @@ import pathlib
 
 import pytest
 
+from flamingo_jax.plan import printing
 from flamingo_jax.planning import compiling, summary
 
 SAMPLES = pathlib.Path(__file__).parent / "samples"
@@ -71,6 +72,20 @@ def test_the_floor_and_what_follows_from_it(facts):
     assert span["label"] == "compiler model, uncalibrated"
     assert 3.0 < span["least"] <= span["most"]
     assert told["rates"]["estimate, most"]["mfu"] < 0.8
+
+
+def test_fused_kernels_are_in_the_estimate_and_marked(facts):
+    """The compiler has no cycles for them: 2.75e15 FLOPs on 16 chips of 275e12 are 0.625 s."""
+    facts |= {"cycles": 3 * 1.05e9, "attention": "fused"}
+    plain = summary.summarise(facts, "v4:2x2x4")
+    told = facts | {"flops": facts["flops"] | {"by_kernel": {"splash_mha_fwd": 2.75e15}}}
+    plan = summary.summarise(told, "v4:2x2x4")
+    for end in ("least", "most"):
+        assert plan["estimate"][end] == pytest.approx(plain["estimate"][end] + 0.625)
+    assert "kernels" in {warning["kind"] for warning in plan["warnings"]}
+    assert "kernels" not in {warning["kind"] for warning in plain["warnings"]}
+    assert any("splash_mha_fwd 2.75 PFLOP" in line for line in printing.flops_lines(plan))
+    assert any("all plain" in line for line in printing.flops_lines(plain))
 
 
 @pytest.mark.parametrize(
