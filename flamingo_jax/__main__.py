@@ -303,6 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(argv)
     except errors.InputError as error:
         return _say(name, error, errors.EXIT_BAD_INPUT)
+    except errors.OutOfReach as error:
+        return _say(name, error, errors.EXIT_DEFECT)
     except errors.Preempted as error:
         return _say(name, error, errors.EXIT_PREEMPTED)
     except KeyboardInterrupt:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
+from etils import epath
+
+from flamingo_jax import storage
 from flamingo_jax.data import textmodels
 from flamingo_jax.errors import InputError
 
@@ -150,7 +154,7 @@ def open_tokenizer(kind: str, path: str = "", image: str = "new", vocab: int = 0
         raise InputError("a tokenizer of kind 'train' is learnt from texts; it has no file to open")
     if kind not in KINDS:
         raise InputError(f"config.tokenizer.kind is {kind!r}; one of {', '.join(KINDS)}")
-    file = pathlib.Path(path)
+    file = storage.to_path(path)
     blob = _read(file, f"config.tokenizer.path names a {kind} file")
     if kind == "sentencepiece":
         return Tokenizer(textmodels.SentencePieceModel(blob, str(file)), image, vocab)
@@ -167,13 +171,13 @@ def train_tokenizer(texts: Iterable[str], vocab: int, image: str = "new") -> Tok
     return Tokenizer(textmodels.train_bpe(texts, vocab), image)
 
 
-def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
-    """A tokenizer that `Tokenizer.save` has written.
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """A tokenizer that `Tokenizer.save` has written, on a disk or in a bucket.
 
     Raises:
       InputError: if the folder holds none, or a file was changed since.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.to_path(folder)
     blob = _read(folder / _META, "a saved tokenizer has that file")
     try:
         meta = json.loads(blob)
@@ -196,7 +200,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
     return Tokenizer(textmodels.JsonModel(blob, str(file), bos, eos), image, vocab)
 
 
-def _read(file: pathlib.Path, why: str) -> bytes:
+def _read(file: epath.Path, why: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
