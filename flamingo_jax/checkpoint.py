@@ -36,10 +36,8 @@ class Restored(NamedTuple):
 
 def list_steps(folder: Place) -> list[int]:
     """The steps in a stage's folder, ascending; whether they are sound shows when they are read."""
-    folder = storage.to_path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal() and sealed.is_whole(f))
+    numbered = [f for f in storage.entries(storage.to_path(folder)) if f.name.isdecimal()]
+    return sorted(int(f.name) for f in numbered if sealed.is_whole(f))
 
 
 class StageCheckpoints:

@@ -40,7 +40,7 @@ def describe(folder: str | os.PathLike[str]) -> str:
 
 
 def _describe(path: epath.Path) -> str:
-    if (path / "meta").is_dir():
+    if storage.exists(path / "meta"):
         return _step(path)
     if not storage.is_remote(path):
         local = pathlib.Path(path)
@@ -48,7 +48,7 @@ def _describe(path: epath.Path) -> str:
             return _features(open_features(local))
         if (local / manifest.MANIFEST).is_file() or (local / manifest.PLAN).is_file():
             return _prepared(manifest.read(local))
-    stages = [p for p in sorted(path.glob("checkpoints/*")) if list_steps(p)]
+    stages = [p for p in storage.entries(path / "checkpoints") if list_steps(p)]
     if not stages:
         raise InputError(
             f"{str(path)!r} holds no checkpoints; give a run's folder, one step inside it, or a "

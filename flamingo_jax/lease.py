@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import secrets
 import socket
 import threading
 import time
@@ -40,6 +41,7 @@ class Lease:
     def __init__(self, address: epath.Path):
         """Names the folder; nothing is asked yet."""
         self._address = address
+        self._me = {**_myself(), "lease": secrets.token_hex(8)}
         self._store: Any = None
         self._generation: bytes = b""
         self._renewed = 0.0
@@ -60,7 +62,7 @@ class Lease:
                 holder, generation = self._read()
                 waited = time.monotonic() - begin
                 if holder is None or _is_gone(holder) or waited > STALE:
-                    if self._write(generation, _myself()):
+                    if self._write(generation, self._me):
                         break
                     begin, seen = time.monotonic(), None
                     continue
@@ -112,10 +114,10 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             try:
-                if not self._write(self._generation, _myself()):
+                if not self._write(self._generation, self._me):
                     holder, generation = self._read()
                     # A write of ours whose answer was lost is no other's.
-                    if holder is not None and holder.items() >= _myself().items():
+                    if holder is not None and holder.get("lease") == self._me["lease"]:
                         self._generation = generation
                     else:
                         self._taken_over = True

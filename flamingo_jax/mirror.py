@@ -101,7 +101,7 @@ class Mirror:
         with self._lock:
             if there:
                 gone = self._address / name
-                if gone.exists():
+                if storage.exists(gone):
                     gone.rmtree()
             shutil.rmtree(self._folder / name, ignore_errors=True)
             (self._folder / name).unlink(missing_ok=True)
@@ -170,19 +170,13 @@ class Mirror:
 
     def _list(self, patterns: tuple[str, ...]) -> list[str]:
         """Names in the bucket that are to be fetched."""
-        files = storage.filesystem()
         root = os.fspath(self._address).removeprefix(storage.PROTOCOL)
-        if not files.exists(root):
-            return []
         found = []
-        for entry in files.ls(root, detail=True):
-            name = entry["name"].rstrip("/").removeprefix(f"{root}/")
-            if entry["type"] != "directory":
-                found.append(name)
-            elif name not in NOT_HERE or name == "logs":
-                inside = files.find(f"{root}/{name}")
-                found += [path.removeprefix(f"{root}/") for path in inside]
-        return sorted(name for name in found if self._wanted(name, patterns))
+        for entry in storage.entries(self._address):
+            if entry.name not in NOT_HERE or entry.name == "logs":
+                found += storage.filesystem().find(f"{root}/{entry.name}")
+        names = (path.removeprefix(f"{root}/") for path in found)
+        return sorted({name for name in names if self._wanted(name, patterns)})
 
 
 def reading_copy(place: str) -> tuple[pathlib.Path, Callable[[], None]]:

@@ -79,7 +79,9 @@ def _sha256(content: dict[str, Any]) -> str:
 
 def is_whole(folder: epath.Path) -> bool:
     """Whether a save of this folder has ended, and nobody has begun to remove it."""
-    return (folder / COMMITTED).exists() if storage.is_remote(folder) else folder.is_dir()
+    if storage.is_remote(folder):
+        return storage.exists(folder / COMMITTED)
+    return folder.is_dir()
 
 
 def read_meta(folder: epath.Path) -> dict[str, Any]:
@@ -208,7 +210,7 @@ def _restore(
     if not jax.tree.leaves(target):
         return target
     directory: Any = folder / item
-    if not directory.is_dir():
+    if not storage.exists(directory):
         raise Damaged(f"its {item} are missing")
     try:
         if partial:
@@ -255,7 +257,7 @@ def move_aside(folder: epath.Path) -> epath.Path:
     """
     aside = folder.with_name(f"{folder.name}.damaged")
     number = 1
-    while aside.exists():
+    while storage.exists(aside):
         number += 1
         aside = folder.with_name(f"{folder.name}.damaged-{number}")
     barrier("sealed:move_aside")
@@ -282,8 +284,8 @@ def withdraw(folder: epath.Path) -> epath.Path:
 
 def remove_unfinished(folder: epath.Path) -> None:
     """Removes from `folder` what killed saves and killed removals have left."""
-    if is_primary() and folder.is_dir():
-        for entry in folder.iterdir():
+    if is_primary():
+        for entry in storage.entries(folder):
             if _is_unfinished(entry):
                 with contextlib.suppress(OSError):
                     entry.rmtree()
@@ -293,5 +295,5 @@ def remove_unfinished(folder: epath.Path) -> None:
 def _is_unfinished(entry: epath.Path) -> bool:
     if storage.is_remote(entry):
         # Names with a dot are those of damaged folders, which are for people to look at.
-        return "." not in entry.name and entry.is_dir() and not is_whole(entry)
+        return "." not in entry.name and not is_whole(entry)
     return TEMPORARY in entry.name or entry.name.endswith(LEAVING)

@@ -77,6 +77,31 @@ def filesystem() -> Any:
     return fsspec.filesystem("gcs")
 
 
+def exists(path: epath.Path) -> bool:
+    """Whether there is a file, a folder, an object, or any object below.
+
+    `epath.Path` and gcsfs also say no where a bucket does not answer; this raises.
+    """
+    if not is_remote(path):
+        return path.exists()
+    try:
+        filesystem().info(os.fspath(path))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def entries(folder: epath.Path) -> list[epath.Path]:
+    """What is in a folder, by name; nothing if it is not there. Raises as `exists` does."""
+    try:
+        if not is_remote(folder):
+            return sorted(folder.iterdir())
+        names = filesystem().ls(os.fspath(folder), detail=False)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted({folder / name.rstrip("/").rpartition("/")[2] for name in names})
+
+
 def copy_tree(folder: epath.Path, to: epath.Path) -> None:
     """Copies all objects of a folder of a bucket; none of them passes through this machine."""
     root = os.fspath(folder).removeprefix(PROTOCOL)
@@ -116,7 +141,7 @@ def temporary(beside: epath.Path | None) -> Iterator[epath.Path]:
     try:
         yield made
     finally:
-        if made.exists():
+        if exists(made):
             made.rmtree()
 
 
@@ -164,9 +189,8 @@ def _is_forbidden(error: BaseException) -> bool:
 
 def is_outage(error: BaseException) -> bool:
     """Whether it is the bucket that failed, or the way to it, and not what an object holds."""
-    code = str(getattr(error, "code", ""))
     if _is_forbidden(error) or isinstance(error, ConnectionError | TimeoutError):
         return True
-    if type(error).__module__.partition(".")[0] == "aiohttp" or re.fullmatch("429|5..", code):
+    if type(error).__module__.partition(".")[0] in ("gcsfs", "aiohttp", "requests", "google"):
         return True
     return _OUTAGE.search(str(error)) is not None

@@ -88,13 +88,12 @@ class Workdir:
 
     def stages_begun(self) -> list[epath.Path]:
         """The folders of all stages there are, of which some may hold no step."""
-        with storage.told(self.place):
-            return sorted(self.place.glob("checkpoints/*"))
+        return storage.entries(self.place / "checkpoints")
 
     def has_steps(self) -> bool:
         """Whether any stage holds a step, a damaged one too."""
-        stages = (stage for stage in self.stages_begun() if stage.is_dir())
-        return any(entry.name[:1].isdecimal() for stage in stages for entry in stage.iterdir())
+        found = (entry for stage in self.stages_begun() for entry in storage.entries(stage))
+        return any(entry.name[:1].isdecimal() for entry in found)
 
     def fetch(self, *patterns: str) -> None:
         """Brings files that other processes have written, as the bucket has them: "tokenizer/*"."""

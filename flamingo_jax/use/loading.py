@@ -138,9 +138,9 @@ def _cast(params: Params, dtype: str | None) -> Params:
 
 def _locate(whole: epath.Path, path: str) -> tuple[epath.Path, str, int | None]:
     """The workdir, and the stage and the step where `path` names them ("" and None if not)."""
-    if not whole.is_dir():
+    if not storage.exists(whole):
         raise InputError(f"there is no folder {path!r}; give a run's workdir, or a step in it")
-    if (whole / "config.json").exists():
+    if storage.exists(whole / "config.json"):
         return whole, "", None
     if whole.parent.name == "checkpoints":
         return whole.parents[1], whole.name, None
