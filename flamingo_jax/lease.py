@@ -6,6 +6,7 @@ it replaces: of two who try at once one succeeds, and a holder that was given up
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -108,7 +109,8 @@ class Lease:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-            if not self._taken_over:
+            # Where that fails others wait until it is stale.
+            with contextlib.suppress(Exception):
                 self._write(self._generation, None)
 
     def _beat(self) -> None:

@@ -1,4 +1,4 @@
-"""The small files of a run in a bucket: written here, where they can be appended to, and kept there.
+"""The small files of a run in a bucket: written here, where files can be appended to, kept there.
 
 An object is replaced as a whole, so nobody sees half of a file. The bucket is the truth: what a
 start finds in the working folder counts only where it goes on from what the bucket has. Checkpoints
@@ -27,7 +27,10 @@ SECONDS = 60.0
 SHARE = 20
 """Copying takes at most one part in so many of the time."""
 
-NOT_HERE = ("checkpoints", "frozen", "tensorboard", "profile", "logs")
+WRITTEN_ONLY = ("tensorboard", "profile", "wandb")
+"""Folders that no start reads: the working folder has only what this start has written to them."""
+
+NOT_HERE = ("checkpoints", "frozen", "logs", *WRITTEN_ONLY)
 """Folders of which a start fetches nothing; of `logs` the process's own file."""
 
 FOR_ALL = ("config.json", "identity.json", "finished", "tokenizer/*")
@@ -64,6 +67,8 @@ class Mirror:
             a process died), and this process's own log is never removed.
         """
         with self._lock:
+            for name in () if patterns else WRITTEN_ONLY:
+                shutil.rmtree(self._folder / name, ignore_errors=True)
             there = self._list(patterns)
             for name in self._files():
                 if name not in there and self._wanted(name, patterns) and not _is_in(name, "logs"):
@@ -140,18 +145,17 @@ class Mirror:
 
         Parts of others change in the first one's folder only where it shortens them.
         """
+        return not self._process or self._is_own_part(name) or _is_in(name, "profile")
+
+    def _is_own_part(self, name: str) -> bool:
         part = _PART.fullmatch(name)
-        if self._process:
-            own = part is not None and int(part[1]) == self._process
-            return own or name.startswith("profile/")
-        return True
+        return part is not None and int(part[1]) == self._process
 
     def _wanted(self, name: str, patterns: tuple[str, ...]) -> bool:
         """Whether a file is one to fetch."""
         if patterns:
             return _matches(name, patterns)
-        part = _PART.fullmatch(name)
-        if part is not None and int(part[1]) == self._process:
+        if self._is_own_part(name):
             return True
         if name.split("/")[0] in NOT_HERE:
             return False

@@ -3,10 +3,9 @@
 A sealed folder is one Orbax checkpoint: an item for each tree (`params`, `opt`), and the item
 `meta`, a JSON dict in which `fingerprints` records dtype, shape and fingerprint of every leaf, and
 `sha256` the hash of all the rest. On a disk Orbax renames the folder into place when all of it is
-written, so that a killed save leaves no folder; in a bucket it writes an object of its own last, and
-without that there is no folder here (`is_whole`). But it reads a flipped byte as if nothing were
-wrong and casts silently to another dtype. `read` therefore trusts nothing that the seal does not
-confirm.
+written, so that a killed save leaves no folder; in a bucket it writes a mark last, without which
+the folder is none here (`is_whole`). But it reads a flipped byte as if nothing were wrong and casts
+silently to another dtype. `read` therefore trusts nothing that the seal does not confirm.
 
 All functions are called by every process; only the first one writes, renames or removes.
 """
@@ -34,7 +33,7 @@ TEMPORARY = ".orbax-checkpoint-tmp"
 """What Orbax puts behind a folder's name until the folder is whole, on a disk."""
 
 COMMITTED = "commit_success.txt"
-"""What Orbax writes into a folder when all else is written: in a bucket it makes the folder whole."""
+"""What Orbax writes into a folder when all else is written; in a bucket this makes it whole."""
 
 LEAVING = ".leaving"
 """Behind the name of a folder that is being removed, so that it never passes for a damaged one."""

@@ -106,7 +106,7 @@ def copy_tree(folder: epath.Path, to: epath.Path) -> None:
     """Copies all objects of a folder of a bucket; none of them passes through this machine."""
     root = os.fspath(folder).removeprefix(PROTOCOL)
     for name in filesystem().find(root):
-        filesystem().cp_file(name, f"{os.fspath(to).removeprefix(PROTOCOL)}{name[len(root):]}")
+        filesystem().cp_file(name, f"{os.fspath(to).removeprefix(PROTOCOL)}{name[len(root) :]}")
 
 
 def modified(path: epath.Path) -> float:

@@ -1,8 +1,9 @@
 """A run's folder: what it is made for, who may write to it, and its history.
 
 Everything here is written by the first process of a run only; on the others it does nothing. Each
-process has a part of its own of the logs of rows alone. Of a run in a bucket small files are written
-to a working folder of each process and copied (mirror.py); `push` and `fetch` do nothing on a disk.
+process has a part of its own of the logs of rows alone. Small files of a run in a bucket are
+written to a working folder of each process and copied (mirror.py); on a disk `push` and `fetch` do
+nothing.
 """
 
 from __future__ import annotations
@@ -98,16 +99,19 @@ class Workdir:
     def fetch(self, *patterns: str) -> None:
         """Brings files that other processes have written, as the bucket has them: "tokenizer/*"."""
         if self._mirror is not None:
-            self._mirror.fetch(*patterns)
+            with storage.told(self.place):
+                self._mirror.fetch(*patterns)
 
     def push(self) -> None:
         """Sees to it that what this process has written is where the run is kept.
 
         Raises:
           InputError: if another has taken the run over.
+          OutOfReach: if the bucket does not answer.
         """
         if self._mirror is not None:
-            self._mirror.push()
+            with storage.told(self.place):
+                self._mirror.push()
 
     def remove(self, name: str) -> None:
         """Removes a file or folder; every process may call it."""
@@ -139,7 +143,6 @@ class Workdir:
         Raises:
           InputError: if a row is of no stage of the run.
         """
-
 
         def drop() -> None:
             if not is_primary():
@@ -263,15 +266,13 @@ class Workdir:
         if self._mirror is None:
             yield
             return
-        with storage.told(self.place):
-            self._mirror.fetch()
+        self.fetch()
         self._mirror.start()
         try:
             yield
         finally:
             self._mirror.stop()
-            with storage.told(self.place):
-                self._mirror.push()
+            self.push()
 
     def open_or_create(self, config_json: str, identity: Mapping[str, Any]) -> list[Change]:
         """Keeps a new run's config and identity, or compares them with those that are kept.
@@ -314,8 +315,9 @@ class Workdir:
         for field in sorted(old.keys() & new.keys()):
             if old[field] != new[field]:
                 raise InputError(
-                    f"--workdir={self.place} was made with {field}={json.dumps(old[field])} and the "
-                    f"config has {json.dumps(new[field])}; set it back or give another --workdir"
+                    f"--workdir={self.place} was made with {field}={json.dumps(old[field])} and "
+                    f"the config has {json.dumps(new[field])}; set it back or give another "
+                    "--workdir"
                 )
 
     def _read_json(self, name: str) -> dict[str, Any]:

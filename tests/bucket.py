@@ -3,7 +3,6 @@
 Objects are in memory; each has a generation, and is replaced as a whole or not at all.
 """
 
-import base64
 import contextlib
 import dataclasses
 import datetime
@@ -17,8 +16,6 @@ import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
 from typing import Any
-
-import google_crc32c
 
 NAME = "bucket"
 
@@ -52,12 +49,12 @@ class Bucket:
     `refusal` is what every request is answered with, if any; `reads` are names in their order.
     """
 
-    objects: dict[str, Object] = dataclasses.field(default_factory=dict)
+    objects: dict[str, Object] = dataclasses.field(default_factory=dict, repr=False)
     before_write: Callable[[str], None] = _nothing
     before_remove: Callable[[str], None] = _nothing
     refusal: Refused | None = None
     url: str = ""
-    reads: list[str] = dataclasses.field(default_factory=list)
+    reads: list[str] = dataclasses.field(default_factory=list, repr=False)
 
     def __post_init__(self):
         self.lock, self._count = threading.RLock(), itertools.count(1)
@@ -263,9 +260,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         items, folders = [], set()
         with self.bucket.lock:
             for name in self.bucket.names(prefix):
-                head, cut, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
-                if cut:
-                    folders.add(prefix + head + cut)
+                inside = name[len(prefix) :]
+                if delimiter and delimiter in inside:
+                    folders.add(prefix + inside.partition(delimiter)[0] + delimiter)
                 else:
                     items.append(_resource(name, self.bucket.objects[name]))
         return {"kind": "storage#objects", "items": items, "prefixes": sorted(folders)}
@@ -278,7 +275,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 status, _, _ = self._route("DELETE", path, b"")
             except Refused as refused:
                 status = refused.status
-            answers.append(f"--batch\r\nContent-Type: application/http\r\n\r\nHTTP/1.1 {status} X\r\n\r\n")
+            head = "--batch\r\nContent-Type: application/http\r\n\r\n"
+            answers.append(f"{head}HTTP/1.1 {status} X\r\n\r\n")
         whole = "".join(answers) + "--batch--\r\n"
         return 200, whole.encode(), {"Content-Type": "multipart/mixed; boundary=batch"}
 
@@ -289,7 +287,6 @@ def _json(content: Any) -> bytes:
 
 def _resource(name: str, found: Object) -> dict[str, Any]:
     when = found.updated.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    crc = google_crc32c.Checksum(found.data).digest()
     return {
         "kind": "storage#object",
         "name": name,
@@ -297,7 +294,6 @@ def _resource(name: str, found: Object) -> dict[str, Any]:
         "size": str(len(found.data)),
         "generation": str(found.generation),
         "metageneration": "1",
-        "crc32c": base64.b64encode(crc).decode(),
         "timeCreated": when,
         "updated": when,
     }

@@ -1,4 +1,4 @@
-"""Steps in a bucket: whatever a kill leaves of a save or a removal is never taken for a whole one."""
+"""Steps in a bucket: what a kill leaves of a save or a removal is never taken for a whole one."""
 
 import contextlib
 

@@ -1,4 +1,4 @@
-"""The lock of a run in a bucket: one holds it, whoever is gone does not, and who lost it notices."""
+"""The lock of a run in a bucket: one holds it, who is gone does not, and who lost it notices."""
 
 import time
 

@@ -46,12 +46,19 @@ def test_what_changed_is_copied_whole(bucket, open_mirror):
 def test_a_fresh_machine_gets_what_the_bucket_has(bucket, open_mirror):
     kept = {"metrics.jsonl": b"1\n", "tokenizer/meta.json": b"{}", "rows-1.jsonl": b"x\n"}
     heavy = {"checkpoints/flamingo/3/a": b"", "frozen/d/a": b"", "tensorboard/flamingo/e": b""}
-    for name, data in {**kept, **heavy, "logs/process-0.log": b"l", "logs/process-1.log": b"m"}.items():
+    for name, data in {
+        **kept,
+        **heavy,
+        "logs/process-0.log": b"l",
+        "logs/process-1.log": b"m",
+    }.items():
         bucket.write(f"runs/one/{name}", data)
     folder, one = open_mirror("b")
     (folder / "finished").write_text("of another life")
     one.fetch()
-    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    found = {
+        p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()
+    }
     assert found == {**kept, "logs/process-0.log": b"l"}
     before = dict(bucket.objects)
     one.push()

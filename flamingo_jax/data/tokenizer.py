@@ -154,7 +154,7 @@ def open_tokenizer(kind: str, path: str = "", image: str = "new", vocab: int = 0
         raise InputError("a tokenizer of kind 'train' is learnt from texts; it has no file to open")
     if kind not in KINDS:
         raise InputError(f"config.tokenizer.kind is {kind!r}; one of {', '.join(KINDS)}")
-    file = storage.to_path(path)
+    file = pathlib.Path(path)
     blob = _read(file, f"config.tokenizer.path names a {kind} file")
     if kind == "sentencepiece":
         return Tokenizer(textmodels.SentencePieceModel(blob, str(file)), image, vocab)
@@ -200,7 +200,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     return Tokenizer(textmodels.JsonModel(blob, str(file), bos, eos), image, vocab)
 
 
-def _read(file: epath.Path, why: str) -> bytes:
+def _read(file: pathlib.Path | epath.Path, why: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:
