@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     "sentencepiece>=0.2.3",
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10,<5",
+    "tensorstore>=0.1.86",
     "tokenizers>=0.23,<0.24",
 ]
 

@@ -209,7 +209,7 @@ class StageCheckpoints:
             return
         leaving = sealed.withdraw(self.folder / str(step))
         self._removals = [thread for thread in self._removals if thread.is_alive()]
-        thread = threading.Thread(target=leaving.rmtree, daemon=True)
+        thread = threading.Thread(target=sealed.sweep, args=(leaving,), daemon=True)
         thread.start()
         self._removals.append(thread)
 

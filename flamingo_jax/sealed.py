@@ -263,7 +263,7 @@ def move_aside(folder: epath.Path) -> epath.Path:
     if is_primary():
         if storage.is_remote(folder):
             storage.copy_tree(folder, aside)
-            withdraw(folder).rmtree()
+            sweep(withdraw(folder))
         else:
             folder.rename(aside)
     barrier("sealed:moved_aside")
@@ -281,13 +281,18 @@ def withdraw(folder: epath.Path) -> epath.Path:
     return folder.rename(folder.with_name(f"{folder.name}{LEAVING}"))
 
 
+def sweep(folder: epath.Path) -> None:
+    """Removes what `withdraw` left; what cannot be removed now, the next start removes."""
+    with contextlib.suppress(OSError):
+        folder.rmtree()
+
+
 def remove_unfinished(folder: epath.Path) -> None:
     """Removes from `folder` what killed saves and killed removals have left."""
     if is_primary():
         for entry in storage.entries(folder):
             if _is_unfinished(entry):
-                with contextlib.suppress(OSError):
-                    entry.rmtree()
+                sweep(entry)
     barrier("sealed:remove_unfinished")
 
 

@@ -161,7 +161,7 @@ def told(place: epath.Path) -> Iterator[None]:
         if not is_remote(place):
             raise
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        if isinstance(error, FileNotFoundError):
+        if isinstance(error, FileNotFoundError) and error.errno is None:  # no local file
             raise InputError(
                 f"{place}: there is no such bucket or object ({reason}); check the address, or "
                 "make the bucket first"
@@ -172,7 +172,7 @@ def told(place: epath.Path) -> Iterator[None]:
                 "application-default login`, or give the machine's service account the role "
                 "Storage Object User"
             ) from error
-        if not (isinstance(error, OSError) or is_outage(error)):
+        if not is_outage(error):
             raise
         raise OutOfReach(
             f"{place} cannot be reached ({type(error).__name__}: {reason}); check the network, and "

@@ -19,8 +19,28 @@ def committed(name: str) -> bool:
     return name == f"{STEP}/6/commit_success.txt"
 
 
+def test_a_run_in_a_bucket_is_that_on_a_disk(
+    bucket, trainer, undisturbed, same, folder, one_device, capsys
+):
+    assert trainer.here(ADDRESS) == 0
+    same(type(folder)(bucket.download("runs/one", folder.path)), undisturbed)
+    for name in ("config.json", "identity.json", "run.json", "finished", "report/index.html"):
+        assert (folder.path / name).exists(), name
+    assert not (folder.path / "lease.json").exists()
+    assert sorted(os.listdir(folder.checkpoints())) == ["12", "6", "9"]
+    read(bucket, undisturbed, capsys)
+
+
+@pytest.mark.slow
+def test_a_rehearsal_leaves_nothing(bucket, trainer):
+    done = trainer.process(ADDRESS, "--check")
+    assert done.code == 0 and "check passed" in done.out, done.err
+    assert not bucket.names() and bucket.reads
+
+
+@pytest.mark.slow
 def test_killed_in_a_save_and_gone_on_with_elsewhere(
-    bucket, trainer, undisturbed, same, folder, tmp_path, monkeypatch, capsys
+    bucket, trainer, undisturbed, same, folder, tmp_path, monkeypatch
 ):
     process = trainer.start(ADDRESS)
 
@@ -45,14 +65,8 @@ def test_killed_in_a_save_and_gone_on_with_elsewhere(
     assert [row["step"] for row in folder.rows("events", kind="resume")] == [3]
     assert not folder.rows("events", kind="walk-back")
     same(folder, undisturbed)
-    assert "lease.json" not in os.listdir(folder.path)
-    for name in ("config.json", "identity.json", "run.json", "finished", "report/index.html"):
-        assert (folder.path / name).exists(), name
-    assert sorted(os.listdir(folder.checkpoints())) == ["12", "6", "9"]
     log = (folder.path / "logs" / "process-0.log").read_text()
     assert "started again" in log and "ended" in log
-
-    read(bucket, undisturbed, capsys)
 
 
 def read(bucket, undisturbed, capsys) -> None:
