@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "array_record>=0.8.3",
     "av>=18.1",
     "chex>=0.1.92,<0.2",
+    "etils>=1.15",
     "flax>=0.12.8,<0.13",
     "fsspec>=2026.2",
     "grain>=0.2.18,<0.3",
@@ -32,6 +33,7 @@ INSTALL_REQUIRES = [
     "sentencepiece>=0.2.3",
     "tensorboardX>=2.6.5",
     "tensorflow-datasets>=4.9.10,<5",
+    "tensorstore>=0.1.86",
     "tokenizers>=0.23,<0.24",
 ]
 
@@ -42,8 +44,8 @@ EXTRAS_REQUIRE = {
     "fast": ["simplejpeg>=1.9"],
     # `prepare` on many machines; it holds pyarrow, Pillow and protobuf below their newest.
     "beam": ["apache-beam>=2.77"],
-    # Storage that the readers reach through fsspec.
-    "gcs": ["gcsfs>=2026.2"],
+    # Storage that readers reach through fsspec; runs are kept in gs:// alone.
+    "gcs": ["gcsfs>=2026.10"],
     "s3": ["s3fs>=2026.2"],
     # Compiles steps for TPUs that are not there (`flamingo_jax.planning`).
     "plan": ["libtpu>=0.0.52"],
@@ -53,6 +55,7 @@ EXTRAS_REQUIRE = {
     "notebook": ["ipykernel>=7.4", "nbclient>=0.11", "nbformat>=5.11"],
     "dev": [
         "apache-beam>=2.77",
+        "gcsfs>=2026.10",
         "hypothesis>=6.170",
         "nbstripout>=0.9",
         "pre-commit>=4.7",

@@ -48,7 +48,7 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "the experiment: a Python file with get_config(variant), see experiments/"
     add("--config", required=True, metavar="FILE[:VARIANT]", help=text)
-    text = "the run's folder: made if absent, resumed if it holds a run of the same experiment"
+    text = "the run's folder, or gs://BUCKET/FOLDER: made if absent, resumed if it holds this run"
     add("--workdir", required=True, metavar="DIR", help=text)
     text = "one batch, one step, one save and one restore of this config, then exit"
     add("--check", action="store_true", help=text)
@@ -303,6 +303,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _dispatch(argv)
     except errors.InputError as error:
         return _say(name, error, errors.EXIT_BAD_INPUT)
+    except errors.OutOfReach as error:
+        return _say(name, error, errors.EXIT_DEFECT)
     except errors.Preempted as error:
         return _say(name, error, errors.EXIT_PREEMPTED)
     except KeyboardInterrupt:

@@ -6,23 +6,23 @@ folders (sealed.py): a save is seen whole or not at all, and a restore verifies 
 
 from __future__ import annotations
 
-import pathlib
-import shutil
+import os
 import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import orbax.checkpoint as ocp
+from etils import epath
 
-from flamingo_jax import fingerprint, sealed
+from flamingo_jax import fingerprint, sealed, storage
 from flamingo_jax.errors import InputError
 from flamingo_jax.processes import barrier, is_primary
 
+Place = str | os.PathLike[str]
+"""A folder, or the address of one in a bucket."""
+
 Report = Callable[[int, str], None]
 """Is told (step, sentence) when a damaged step is passed over."""
-
-_LEAVING = ".leaving"
-"""Behind the name of a step that is being removed, so that it never passes for a damaged one."""
 
 
 class Restored(NamedTuple):
@@ -34,12 +34,10 @@ class Restored(NamedTuple):
     meta: dict[str, Any]
 
 
-def list_steps(folder: str | pathlib.Path) -> list[int]:
+def list_steps(folder: Place) -> list[int]:
     """The steps in a stage's folder, ascending; whether they are sound shows when they are read."""
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        return []
-    return sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal() and f.is_dir())
+    numbered = [f for f in storage.entries(storage.to_path(folder)) if f.name.isdecimal()]
+    return sorted(int(f.name) for f in numbered if sealed.is_whole(f))
 
 
 class StageCheckpoints:
@@ -52,7 +50,7 @@ class StageCheckpoints:
 
     def __init__(
         self,
-        folder: str | pathlib.Path,
+        folder: Place,
         *,
         keep: int,
         every: int,
@@ -81,13 +79,13 @@ class StageCheckpoints:
                 f"checkpoint.keep_every={keep_every} is no multiple of checkpoint.every={every}: "
                 "no step, or only some of them, would be kept; 0 keeps none for ever"
             )
-        self.folder = pathlib.Path(folder).absolute()
+        self.folder = storage.to_path(folder)
         self.stage = self.folder.name
         self._keep, self._every, self._keep_every = keep, every, keep_every
         self._report = report or (lambda step, text: None)
         if is_primary():
             self.folder.mkdir(parents=True, exist_ok=True)
-        sealed.remove_unfinished(self.folder, also=(_LEAVING,))
+        sealed.remove_unfinished(self.folder)
         self._steps = list_steps(self.folder)
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._removals: list[threading.Thread] = []
@@ -206,19 +204,18 @@ class StageCheckpoints:
         self.close()
 
     def _remove(self, step: int) -> None:
-        """Renames a step, which is quick and atomic, and removes the files in the background."""
+        """Makes a step none at once, and removes the files in the background."""
         if not is_primary():
             return
-        leaving = self.folder / f"{step}{_LEAVING}"
-        (self.folder / str(step)).rename(leaving)
+        leaving = sealed.withdraw(self.folder / str(step))
         self._removals = [thread for thread in self._removals if thread.is_alive()]
-        thread = threading.Thread(target=shutil.rmtree, args=(leaving,), daemon=True)
+        thread = threading.Thread(target=sealed.sweep, args=(leaving,), daemon=True)
         thread.start()
         self._removals.append(thread)
 
 
 def load_params(
-    folder: str | pathlib.Path,
+    folder: Place,
     params: Any = None,
     *,
     step: int | None = None,
@@ -236,7 +233,7 @@ def load_params(
     Raises:
       InputError: if there is no such sound step, or `params` differ from what was saved.
     """
-    folder = pathlib.Path(folder).absolute()
+    folder = storage.to_path(folder)
     there = list_steps(folder)
     if step is not None and step not in there:
         have = ", ".join(map(str, there)) or "no steps"
@@ -251,7 +248,7 @@ def load_params(
 
 
 def _newest_sound(
-    folder: pathlib.Path, targets: dict[str, Any], only: int | None = None
+    folder: epath.Path, targets: dict[str, Any], only: int | None = None
 ) -> tuple[Restored | None, list[tuple[int, str]]]:
     """The newest step that is sound, and (step, problem) of the damaged ones after it."""
     damaged = []
@@ -265,12 +262,12 @@ def _newest_sound(
     return None, damaged
 
 
-def _none_sound(folder: pathlib.Path, damaged: list[tuple[int, str]]) -> str:
+def _none_sound(folder: epath.Path, damaged: list[tuple[int, str]]) -> str:
     why = "; ".join(f"step {step}: {problem}" for step, problem in damaged)
     return f"{folder} holds no sound step ({why or 'nothing was saved'})"
 
 
-def save_frozen(workdir: str | pathlib.Path, tree: Any) -> str:
+def save_frozen(workdir: Place, tree: Any) -> str:
     """Writes frozen weights to WORKDIR/frozen/DIGEST, unless they are there and sound already.
 
     A damaged folder of that digest is moved to DIGEST.damaged and written anew.
@@ -285,10 +282,10 @@ def save_frozen(workdir: str | pathlib.Path, tree: Any) -> str:
     barrier("checkpoint:made")  # the first collective of a run: see training.py
     prints, signatures = fingerprint.fingerprints(tree), fingerprint.signature(tree)
     digest = fingerprint.digest(prints, signatures)
-    parent = pathlib.Path(workdir).absolute() / "frozen"
+    parent = storage.to_path(workdir) / "frozen"
     folder = parent / digest
     sealed.remove_unfinished(parent)
-    if folder.exists():
+    if sealed.is_whole(folder):
         try:
             sealed.verify_on_disk(folder, "params", tree)
         except sealed.Damaged:
@@ -304,7 +301,7 @@ def save_frozen(workdir: str | pathlib.Path, tree: Any) -> str:
     return digest
 
 
-def load_frozen(workdir: str | pathlib.Path, digest: str, params: Any = None) -> Any:
+def load_frozen(workdir: Place, digest: str, params: Any = None) -> Any:
     """Reads the frozen weights of this digest, verified.
 
     Args:
@@ -316,9 +313,9 @@ def load_frozen(workdir: str | pathlib.Path, digest: str, params: Any = None) ->
     Raises:
       InputError: if the folder is missing or damaged, or holds other arrays than `params`.
     """
-    folder = pathlib.Path(workdir).absolute() / "frozen" / digest
+    folder = storage.to_path(workdir) / "frozen" / digest
     remedy = "put back a sound copy of that folder, or start again in another workdir"
-    if not folder.is_dir():
+    if not sealed.is_whole(folder):
         raise InputError(f"the frozen weights {folder} are missing; {remedy}")
     try:
         trees, meta = sealed.read(folder, {"params": params})

@@ -13,5 +13,9 @@ class InputError(ValueError):
     """Bad input: one sentence that says what is wrong, where, and what to do; exit code 2."""
 
 
+class OutOfReach(Exception):
+    """A bucket does not answer: one sentence; exit code 1, as a new start may well work."""
+
+
 class Preempted(Exception):
     """The run was asked to stop and has saved everything; exit code 143."""

@@ -51,7 +51,7 @@ def evaluate(run: Run) -> None:
 def _subject(run: Run) -> tasks.Subject:
     stage = run.assemble("flamingo")
     restored = load_params(run.workdir.checkpoints("flamingo"), stage.trainable)
-    frozen = load_frozen(run.workdir.path, restored.meta["frozen"], stage.frozen)
+    frozen = load_frozen(run.workdir.place, restored.meta["frozen"], stage.frozen)
     c = run.config
     return tasks.Subject(
         graph=Graph(assemble.flamingo_config(c, run.vocabulary)),

@@ -93,6 +93,7 @@ class Run:
 def tokenizer(c: Any, workdir: Workdir) -> tokenizers.Tokenizer:
     """The run's tokenizer: the workdir's if it has one, else made as the config says and kept."""
     folder = workdir.path / "tokenizer"
+    workdir.fetch("tokenizer/*")
     if folder.is_dir():
         return tokenizers.load_tokenizer(folder)
     t = c.tokenizer
@@ -116,6 +117,7 @@ def tokenizer(c: Any, workdir: Workdir) -> tokenizers.Tokenizer:
     shutil.rmtree(draft, ignore_errors=True)
     made.save(draft)
     draft.rename(folder)
+    workdir.push()
     return made
 
 

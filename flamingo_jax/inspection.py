@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pathlib
 import re
 
-from flamingo_jax import sealed
+from etils import epath
+
+from flamingo_jax import sealed, storage
 from flamingo_jax.checkpoint import list_steps
 from flamingo_jax.data.featurefiles import layout
 from flamingo_jax.data.featurefiles.reader import FeatureFolder, open_features
@@ -18,38 +21,50 @@ BYTES = {"bool": 1, "uint8": 1, "int8": 1, "bfloat16": 2, "float16": 2, "float64
 """Of an element; what is not named takes 4."""
 
 
-def describe(folder: str | pathlib.Path) -> str:
+def describe(folder: str | os.PathLike[str]) -> str:
     """A table of parameters with their trainable/frozen split, and of the steps there are.
 
     Of a folder of prepared documents: how many there are, of what, and what was left out. Of
     prepared features: what they were made of, how many there are, and which media have none.
 
     Args:
-      folder: a workdir, one step in it (WORKDIR/checkpoints/STAGE/STEP), prepared documents, or
-        prepared features.
+      folder: a workdir, one step in it (WORKDIR/checkpoints/STAGE/STEP), both also in a bucket,
+        prepared documents, or prepared features.
 
     Raises:
       InputError: if it is none of these.
     """
-    path = pathlib.Path(folder)
-    if (path / "meta").is_dir():
+    path = storage.to_path(folder)
+    with storage.told(path):
+        return _describe(path)
+
+
+def _describe(path: epath.Path) -> str:
+    if storage.exists(path / "meta"):
         return _step(path)
-    if (path / layout.MANIFEST).is_file():
-        return _features(open_features(path))
-    if (path / manifest.MANIFEST).is_file() or (path / manifest.PLAN).is_file():
-        return _prepared(manifest.read(path))
-    stages = [p for p in sorted(path.glob("checkpoints/*")) if list_steps(p)]
+    if not storage.is_remote(path):
+        local = pathlib.Path(path)
+        if (local / layout.MANIFEST).is_file():
+            return _features(open_features(local))
+        if (local / manifest.MANIFEST).is_file() or (local / manifest.PLAN).is_file():
+            return _prepared(manifest.read(local))
+    stages = [p for p in storage.entries(path / "checkpoints") if list_steps(p)]
     if not stages:
         raise InputError(
-            f"{str(folder)!r} holds no checkpoints; give a run's folder, one step inside it, or a "
+            f"{str(path)!r} holds no checkpoints; give a run's folder, one step inside it, or a "
             "folder of prepared documents or features"
         )
-    newest = max(stages, key=lambda p: (p / str(list_steps(p)[-1])).stat().st_mtime)
+    newest = max(stages, key=_saved_at)
     lines = [f"{path}"]
     for stage in stages:
         steps = ", ".join(str(step) for step in list_steps(stage))
         lines.append(f"  stage {stage.name}: steps {steps}")
     return "\n".join(lines) + "\n\n" + _step(newest / str(list_steps(newest)[-1]))
+
+
+def _saved_at(stage: epath.Path) -> float:
+    """When the newest step of a stage was saved."""
+    return storage.modified(stage / str(list_steps(stage)[-1]) / sealed.META / "metadata")
 
 
 def _prepared(found: manifest.Manifest) -> str:
@@ -105,7 +120,7 @@ def _features(found: FeatureFolder) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _step(folder: pathlib.Path) -> str:
+def _step(folder: epath.Path) -> str:
     try:
         meta = sealed.read_meta(folder)
     except sealed.Damaged as error:

@@ -71,7 +71,7 @@ def _encoder(c: Any, workdir: Workdir, name: str) -> tuple[inputs.Run, Any, Any]
     """The run, its stage, and the encoder's weights as that stage gets them."""
     workdir.create()
     workdir.check_writable()
-    with workdir.lock():
+    with workdir.lock(), workdir.mirrored():
         _check_finished(c, workdir, name)
         m = c.mesh
         mesh = sharding.make_mesh(m.replica, m.fsdp, m.tensor, slices=m.slices)
@@ -93,7 +93,7 @@ def _check_finished(c: Any, workdir: Workdir, name: str) -> None:
         done, wanted = steps[-1] if steps else 0, configs.stage_settings(c, earlier).steps
         if done < wanted:
             raise errors.InputError(
-                f"the stage {earlier} of {str(workdir.path)!r} has done {done} of {wanted} steps; "
+                f"the stage {earlier} of {str(workdir.place)!r} has done {done} of {wanted} steps; "
                 f"train it first (with config.data.features set, train stops before {name} if the "
                 "features are not there), or give the --workdir of its run"
             )

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import pathlib
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,6 +21,7 @@ from flamingo_jax import (
     inputs,
     inspection,
     logs,
+    mirror,
     preemption,
     processes,
     profiling,
@@ -30,6 +29,7 @@ from flamingo_jax import (
     samples,
     sharding,
     stages,
+    storage,
     tracking,
     watchdog,
 )
@@ -86,12 +86,16 @@ def _check(c: Any, workdir: str) -> int:
     c.checkpoint.every, c.eval.tasks = 1, ()
     c.data.cache_features, c.data.features = False, ""  # they would be of other weights
     finished = configs.finish(c)
-    beside = pathlib.Path(workdir).absolute().parent if jax.process_count() > 1 else None
-    with tempfile.TemporaryDirectory(prefix="flamingo-check-", dir=beside) as own:
-        folder = processes.gather("check", own)[0]
+    place = storage.to_path(workdir) if workdir else None
+    several = jax.process_count() > 1
+    beside = place if place is not None and (several or storage.is_remote(place)) else None
+    with storage.temporary(beside) as own:
+        folder = processes.gather("check", str(own))[0]
         for _ in range(2):  # the second time restores what the first has saved
             _train(finished, Workdir(folder), "check", rehearsal=True)
         processes.barrier("checked")
+        if storage.is_remote(folder):
+            shutil.rmtree(Workdir(folder).path, ignore_errors=True)
     if processes.is_primary():
         print("check passed: a batch, a step, a save and a restore of every stage")
     return errors.EXIT_OK
@@ -108,11 +112,12 @@ def _train(
     _agreed(workdir.check_writable)
     with contextlib.ExitStack() as stack:
         _agreed(lambda: stack.enter_context(workdir.lock()))
+        _agreed(lambda: stack.enter_context(workdir.mirrored()))
         log = stack.enter_context(logs.process_log(workdir.path / "logs"))
         stop = stack.enter_context(preemption.watch())
         agreement.check(agreement.facts("train", configs.to_json(c)))
         if _agreed(lambda: _is_finished(c, workdir)):
-            progress.say(f"{workdir.path} is finished; FRESH=1 or another --workdir trains again")
+            progress.say(f"{workdir.place} is finished; FRESH=1 or another --workdir trains again")
             if processes.is_primary():
                 reports.summary(workdir.path)
             return errors.EXIT_OK
@@ -125,7 +130,7 @@ def _train(
             text = f"{change.field}: {change.old} before, {change.new} now"
             workdir.event("config", text)
             progress.say(f"config changed: {text}")
-        (workdir.path / "finished").unlink(missing_ok=True)
+        workdir.remove("finished")
         meta = facts.meta(c, command)
         tracker = tracking.Tracker(c.log.wandb, workdir.path, configs.to_json(c))
         stack.callback(tracker.close)
@@ -163,11 +168,11 @@ def _agreed(attempt: Callable[[], _Result]) -> _Result:
 
 def _begin_anew(workdir: Workdir) -> None:
     """Forgets what a start that saved nothing was made with: a mended config may use its folder."""
-    for folder in workdir.path.glob("checkpoints/*"):
+    for folder in workdir.stages_begun():
         remove_unfinished(folder)
-    if processes.is_primary() and not any(workdir.path.glob("checkpoints/*/[0-9]*")):
-        (workdir.path / IDENTITY).unlink(missing_ok=True)
-        shutil.rmtree(workdir.path / "tokenizer", ignore_errors=True)
+    if not workdir.has_steps():
+        workdir.remove(IDENTITY)
+        workdir.remove("tokenizer")
     processes.barrier("begun anew")
 
 
@@ -244,17 +249,20 @@ def report(workdirs: list[str], markdown: bool = False) -> int:
     """Writes one run's report again, or lays several over each other.
 
     Args:
-      workdirs: the runs' folders.
+      workdirs: the runs' folders, or addresses.
       markdown: print the table of checks as Markdown, and nothing else.
     """
-    path = reports.write(workdirs[0]) if len(workdirs) == 1 else reports.compare(workdirs)
+    copies = [mirror.reading_copy(workdir) for workdir in workdirs]
+    folders = [folder for folder, _ in copies]
+    path = reports.write(folders[0]) if len(folders) == 1 else reports.compare(folders)
     if markdown:
-        print(reports.table(workdirs, markdown=True), end="")
-    elif len(workdirs) == 1:
-        reports.summary(workdirs[0])
+        print(reports.table(folders, markdown=True), end="")
+    elif len(folders) == 1:
+        reports.summary(folders[0])
     else:
-        print(reports.table(workdirs), end="")
+        print(reports.table(folders), end="")
         print(f"report   {path}")
+    copies[0][1]()
     return errors.EXIT_OK
 
 

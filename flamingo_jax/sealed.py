@@ -2,8 +2,9 @@
 
 A sealed folder is one Orbax checkpoint: an item for each tree (`params`, `opt`), and the item
 `meta`, a JSON dict in which `fingerprints` records dtype, shape and fingerprint of every leaf, and
-`sha256` the hash of all the rest. Orbax renames the folder into place when all of it is written, so
-that a killed save leaves no folder; but it reads a flipped byte as if nothing were wrong and casts
+`sha256` the hash of all the rest. On a disk Orbax renames the folder into place when all of it is
+written, so that a killed save leaves no folder; in a bucket it writes a mark last, without which
+the folder is none here (`is_whole`). But it reads a flipped byte as if nothing were wrong and casts
 silently to another dtype. `read` therefore trusts nothing that the seal does not confirm.
 
 All functions are called by every process; only the first one writes, renames or removes.
@@ -11,26 +12,31 @@ All functions are called by every process; only the first one writes, renames or
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
-import pathlib
-import shutil
-from collections.abc import Iterable
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import SingleDeviceSharding
 
-from flamingo_jax import fingerprint
-from flamingo_jax.errors import InputError
+from flamingo_jax import fingerprint, storage
+from flamingo_jax.errors import InputError, OutOfReach
 from flamingo_jax.processes import agreed, barrier, is_primary
 from flamingo_jax.shapes import unflatten_paths
 
 META = "meta"
 TEMPORARY = ".orbax-checkpoint-tmp"
-"""What Orbax puts behind a folder's name until the folder is whole."""
+"""What Orbax puts behind a folder's name until the folder is whole, on a disk."""
+
+COMMITTED = "commit_success.txt"
+"""What Orbax writes into a folder when all else is written; in a bucket this makes it whole."""
+
+LEAVING = ".leaving"
+"""Behind the name of a folder that is being removed, so that it never passes for a damaged one."""
 
 
 class Damaged(Exception):
@@ -70,7 +76,14 @@ def _sha256(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def read_meta(folder: pathlib.Path) -> dict[str, Any]:
+def is_whole(folder: epath.Path) -> bool:
+    """Whether a save of this folder has ended, and nobody has begun to remove it."""
+    if storage.is_remote(folder):
+        return storage.exists(folder / COMMITTED)
+    return folder.is_dir()
+
+
+def read_meta(folder: epath.Path) -> dict[str, Any]:
     """The meta of a sealed folder.
 
     Raises:
@@ -84,6 +97,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise Damaged("its meta is missing") from error
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        _not_for_an_outage(folder, error)
         raise Damaged("its meta cannot be read") from error
     if not sound:
         raise Damaged("its meta is not what was written")
@@ -91,7 +105,7 @@ def read_meta(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def read(
-    folder: pathlib.Path, targets: dict[str, Any], expected: dict[str, Any] | None = None
+    folder: epath.Path, targets: dict[str, Any], expected: dict[str, Any] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Reads and verifies items of a sealed folder.
 
@@ -127,7 +141,7 @@ def read(
     return trees, meta
 
 
-def check_target(folder: pathlib.Path, item: str, recorded: dict[str, str], target: Any) -> None:
+def check_target(folder: epath.Path, item: str, recorded: dict[str, str], target: Any) -> None:
     """Compares paths, dtypes and shapes that were saved with those of the tree to restore into.
 
     Raises:
@@ -148,7 +162,7 @@ def check_target(folder: pathlib.Path, item: str, recorded: dict[str, str], targ
             )
 
 
-def verify_on_disk(folder: pathlib.Path, item: str, like: Any) -> None:
+def verify_on_disk(folder: epath.Path, item: str, like: Any) -> None:
     """Verifies an item leaf by leaf: never more than one in memory, sharded as in `like`.
 
     Raises:
@@ -183,7 +197,7 @@ def _as_saved(recorded: dict[str, str]) -> Any:
 
 
 def _restore(
-    folder: pathlib.Path, item: str, target: Any, meta: dict[str, Any], partial: bool = False
+    folder: epath.Path, item: str, target: Any, meta: dict[str, Any], partial: bool = False
 ) -> Any:
     """One item's tree, not yet verified.
 
@@ -195,7 +209,7 @@ def _restore(
     if not jax.tree.leaves(target):
         return target
     directory: Any = folder / item
-    if not directory.is_dir():
+    if not storage.exists(directory):
         raise Damaged(f"its {item} are missing")
     try:
         if partial:
@@ -212,6 +226,7 @@ def _restore(
     except jax.errors.JaxRuntimeError:
         raise  # out of the device's memory: no damage
     except Exception as error:
+        _not_for_an_outage(folder, error)
         reason = " ".join(str(error).split())[:120]
         raise Damaged(f"its {item} cannot be read: {type(error).__name__}: {reason}") from error
 
@@ -228,24 +243,61 @@ def _verify(trees: dict[str, Any], recorded: dict[str, dict[str, str]]) -> None:
                 raise Damaged(f"the fingerprint of {item}/{path} differs")
 
 
-def move_aside(folder: pathlib.Path) -> pathlib.Path:
-    """Renames FOLDER to FOLDER.damaged (or .damaged-2, …) and returns the new path."""
+def _not_for_an_outage(folder: epath.Path, error: Exception) -> None:
+    """Raises a bucket's failure to answer: it says nothing about what the bucket holds."""
+    if storage.is_remote(folder) and storage.is_outage(error):
+        raise OutOfReach(f"{folder} cannot be read: {error}") from error
+
+
+def move_aside(folder: epath.Path) -> epath.Path:
+    """Renames FOLDER to FOLDER.damaged (or .damaged-2, …) and returns the new path.
+
+    A bucket renames nothing: all is copied before FOLDER is no more.
+    """
     aside = folder.with_name(f"{folder.name}.damaged")
     number = 1
-    while aside.exists():
+    while storage.exists(aside):
         number += 1
         aside = folder.with_name(f"{folder.name}.damaged-{number}")
     barrier("sealed:move_aside")
     if is_primary():
-        folder.rename(aside)
+        if storage.is_remote(folder):
+            storage.copy_tree(folder, aside)
+            sweep(withdraw(folder))
+        else:
+            folder.rename(aside)
     barrier("sealed:moved_aside")
     return aside
 
 
-def remove_unfinished(folder: pathlib.Path, also: Iterable[str] = ()) -> None:
-    """Removes what killed saves have left in `folder`, and names that end in one of `also`."""
-    if is_primary() and folder.is_dir():
-        for entry in folder.iterdir():
-            if TEMPORARY in entry.name or entry.name.endswith(tuple(also)):
-                shutil.rmtree(entry, ignore_errors=True)
+def withdraw(folder: epath.Path) -> epath.Path:
+    """Makes a folder none that is whole, at once; what is left, under a name of its own, is waste.
+
+    To be called by the first process alone.
+    """
+    if storage.is_remote(folder):
+        (folder / COMMITTED).unlink(missing_ok=True)
+        return folder
+    return folder.rename(folder.with_name(f"{folder.name}{LEAVING}"))
+
+
+def sweep(folder: epath.Path) -> None:
+    """Removes what `withdraw` left; what cannot be removed now, the next start removes."""
+    with contextlib.suppress(OSError):
+        folder.rmtree()
+
+
+def remove_unfinished(folder: epath.Path) -> None:
+    """Removes from `folder` what killed saves and killed removals have left."""
+    if is_primary():
+        for entry in storage.entries(folder):
+            if _is_unfinished(entry):
+                sweep(entry)
     barrier("sealed:remove_unfinished")
+
+
+def _is_unfinished(entry: epath.Path) -> bool:
+    if storage.is_remote(entry):
+        # Names with a dot are those of damaged folders, which are for people to look at.
+        return "." not in entry.name and not is_whole(entry)
+    return TEMPORARY in entry.name or entry.name.endswith(LEAVING)

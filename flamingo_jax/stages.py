@@ -101,7 +101,7 @@ def _is_behind(run: inputs.Run, stage: assemble.Stage) -> bool:
         saved = list_steps(run.workdir.checkpoints(stage.name))
         if saved and saved[-1] < stage.steps:
             raise InputError(
-                f"config.pretrain.{stage.name}.steps is {stage.steps} and in {run.workdir.path} "
+                f"config.pretrain.{stage.name}.steps is {stage.steps} and in {run.workdir.place} "
                 f"the stage {later} has begun from its step {saved[-1]}; set it to {saved[-1]} or "
                 "give another --workdir"
             )
@@ -167,7 +167,7 @@ def frozen_parameters(
         return {}, ""
     if restored is not None:
         digest = restored.meta["frozen"]
-        return load_frozen(run.workdir.path, digest, stage.frozen), digest
+        return load_frozen(run.workdir.place, digest, stage.frozen), digest
     earlier = _earlier(run, stage)
     missing = {path for path in flat if path not in earlier}
     measured = {path for path in missing if path in ("vision/mean", "vision/deviation")}
@@ -184,7 +184,7 @@ def frozen_parameters(
         frozen["vision/mean"] = _placed(mean, flat["vision/mean"])
         frozen["vision/deviation"] = _placed(deviation, flat["vision/deviation"])
     tree = unflatten_paths({path: frozen[path] for path in sorted(frozen)})
-    return tree, save_frozen(run.workdir.path, tree)
+    return tree, save_frozen(run.workdir.place, tree)
 
 
 def _placed(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:

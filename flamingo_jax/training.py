@@ -286,12 +286,13 @@ class StageLoop:
                 self._validate(step, state.params, frozen, data.validation)
         stopping = self.stop.reached() and not last  # asked after every step, the last too
         if last or stopping or self.checkpoints.due(step):
-            # Rows up to a saved step must be on disk before it: a kill may come right after.
+            # Rows up to a saved step must be kept before it: a kill may come right after.
             self._flush(bar)
             meta = self.meta | {"stage": self.stage.name, "step": step}
             self.dog.phase("checkpoint")
             jax.block_until_ready(metrics["loss"])  # nor saving's
             with self._pace.waiting("checkpoint"):
+                self.workdir.push()
                 self.checkpoints.save(step, state.params, state.opt, meta, force=last or stopping)
         if stopping:
             self._close()

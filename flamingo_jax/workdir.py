@@ -1,7 +1,9 @@
 """A run's folder: what it is made for, who may write to it, and its history.
 
 Everything here is written by the first process of a run only; on the others it does nothing. Each
-process has a part of its own of the logs of rows alone.
+process has a part of its own of the logs of rows alone. Small files of a run in a bucket are
+written to a working folder of each process and copied (mirror.py); on a disk `push` and `fetch` do
+nothing.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import fcntl
 import json
 import os
 import pathlib
+import secrets
 import shutil
 import socket
 import tempfile
@@ -18,8 +21,14 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+from etils import epath
+
+from flamingo_jax import storage
 from flamingo_jax.errors import InputError
+from flamingo_jax.lease import Lease
 from flamingo_jax.logs import MetricsLog, Scalars, list_parts, read_rows
+from flamingo_jax.mirror import Mirror
 from flamingo_jax.processes import agreed, is_primary
 
 ABSENT = "(absent)"
@@ -47,23 +56,70 @@ class Change(NamedTuple):
 
 
 class Workdir:
-    """The folder of one run, on a file system that all its hosts share."""
+    """The folder of one run, on a file system that all its hosts share, or in a bucket.
 
-    def __init__(self, path: str | pathlib.Path):
+    Attributes:
+      place: where the run is kept, and its checkpoints are written: a folder, or an address.
+      path: where its small files are written; `place` itself, or this process's working folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
         """Names the folder; `create` makes it.
 
         Raises:
-          InputError: for the address of a bucket, which cannot be appended to.
+          InputError: for an address of no bucket, or a bucket's without a folder in it.
         """
-        if "://" in str(path):
-            raise InputError(
-                f"--workdir={path} is an address; mount the bucket and give the folder's path"
-            )
-        self.path = pathlib.Path(path).absolute()
+        self.place = storage.to_path(path)
+        self.path = pathlib.Path(self.place)
+        self._lease: Lease | None = None
+        self._mirror: Mirror | None = None
+        if not storage.is_remote(self.place):
+            return
+        if "/" not in str(self.place).removeprefix(storage.PROTOCOL):
+            raise InputError(f"--workdir={path} is a whole bucket; give gs://BUCKET/FOLDER")
+        process = jax.process_index()
+        self.path = storage.working_folder(self.place, f"process-{process}")
+        self._lease = Lease(self.place)
+        check = self._lease.check if is_primary() else lambda: None
+        self._mirror = Mirror(self.path, self.place, process, check)
 
-    def checkpoints(self, stage: str) -> pathlib.Path:
+    def checkpoints(self, stage: str) -> epath.Path:
         """The folder of a stage's steps."""
-        return self.path / "checkpoints" / stage
+        return self.place / "checkpoints" / stage
+
+    def stages_begun(self) -> list[epath.Path]:
+        """The folders of all stages there are, of which some may hold no step."""
+        return storage.entries(self.place / "checkpoints")
+
+    def has_steps(self) -> bool:
+        """Whether any stage holds a step, a damaged one too."""
+        found = (entry for stage in self.stages_begun() for entry in storage.entries(stage))
+        return any(entry.name[:1].isdecimal() for entry in found)
+
+    def fetch(self, *patterns: str) -> None:
+        """Brings files that other processes have written, as the bucket has them: "tokenizer/*"."""
+        if self._mirror is not None:
+            with storage.told(self.place):
+                self._mirror.fetch(*patterns)
+
+    def push(self) -> None:
+        """Sees to it that what this process has written is where the run is kept.
+
+        Raises:
+          InputError: if another has taken the run over.
+          OutOfReach: if the bucket does not answer.
+        """
+        if self._mirror is not None:
+            with storage.told(self.place):
+                self._mirror.push()
+
+    def remove(self, name: str) -> None:
+        """Removes a file or folder; every process may call it."""
+        if self._mirror is not None:
+            self._mirror.remove(name, there=is_primary())
+        elif is_primary():
+            shutil.rmtree(self.path / name, ignore_errors=True)
+            (self.path / name).unlink(missing_ok=True)
 
     def log(self, name: str) -> MetricsLog:
         """The rows of NAME.jsonl: metrics, speed, predictions, and this process's rejects, rows."""
@@ -89,30 +145,40 @@ class Workdir:
         """
 
         def drop() -> None:
+            if not is_primary():
+                return
+            self.fetch(*(f"{name}-*.jsonl" for name in PARTED))
             for name in LOGS:
                 for part in list_parts(self.path / f"{name}.jsonl"):
                     MetricsLog(part).truncate_after(stages, stage, step)
+            self.push()
 
-        agreed(drop, InputError, "the run's logs cannot be gone on with")
+        words = "the run's logs cannot be gone on with"
+        agreed(self.push, InputError, words)  # so that the first process has all parts
+        agreed(drop, InputError, words)
+        if not is_primary():
+            self.fetch(*(self.log(name).path.name for name in PARTED))
 
     def scalars(self, stage: str, step: int) -> Scalars:
         """TensorBoard's curves of a stage that goes on after `step`."""
         return Scalars(self.path / TENSORBOARD / stage, step)
 
     def create(self) -> None:
-        """Makes the folder where it does not exist.
+        """Makes the folder where it does not exist; of a run in a bucket, the working folder.
 
         Raises:
           InputError: if that is impossible.
         """
-        if not is_primary():
+        if not is_primary() and self._mirror is None:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            what = f"--workdir={self.path}"
+            if self._mirror is not None:
+                what = f"the working folder {self.path} (${storage.RUNS})"
             raise InputError(
-                f"--workdir={self.path} cannot be made ({error.strerror}); give a folder that you "
-                "may write to"
+                f"{what} cannot be made ({error.strerror}); give a folder that you may write to"
             ) from error
 
     def check_writable(self) -> None:
@@ -120,6 +186,7 @@ class Workdir:
 
         Raises:
           InputError: if that is impossible.
+          OutOfReach: if a bucket does not answer.
         """
         if not is_primary():
             return
@@ -132,14 +199,19 @@ class Workdir:
                 f"--workdir={self.path} cannot be written ({error.strerror}); give a folder that "
                 "you may write to"
             ) from error
+        if self._mirror is not None:
+            with storage.told(self.place):
+                probe = self.place / f".writable-{secrets.token_hex(4)}"
+                probe.write_bytes(b"x")
+                probe.unlink()
 
     def check_disk(self, bytes_needed: int) -> None:
-        """Compares the disk's free space with what the run will write.
+        """Compares the disk's free space with what the run will write; a bucket has no end.
 
         Raises:
           InputError: if it is less.
         """
-        if not is_primary():
+        if not is_primary() or self._mirror is not None:
             return
         free = shutil.disk_usage(self.path).free
         if free < bytes_needed:
@@ -152,13 +224,21 @@ class Workdir:
     def lock(self) -> Iterator[None]:
         """Keeps others from training in this folder until the block ends or the process dies.
 
-        The kernel holds the lock, not the file: nothing stale is left after a SIGKILL.
+        The kernel holds the lock, not the file: nothing stale is left after a SIGKILL. In a bucket
+        it is a lease, which is stale minutes after a machine is gone.
 
         Raises:
           InputError: if another process holds it.
         """
         if not is_primary():
             yield
+            return
+        if self._lease is not None:
+            self._lease.take()
+            try:
+                yield
+            finally:
+                self._lease.release()
             return
         with open(self.path / LOCK, "a+", encoding="utf-8") as file:
             try:
@@ -174,6 +254,25 @@ class Workdir:
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
             file.flush()
             yield
+
+    @contextlib.contextmanager
+    def mirrored(self) -> Iterator[None]:
+        """Brings what a bucket has of the run, and copies there what is written until the end.
+
+        Raises:
+          InputError: if another has taken the run over.
+          OutOfReach: if the bucket does not answer.
+        """
+        if self._mirror is None:
+            yield
+            return
+        self.fetch()
+        self._mirror.start()
+        try:
+            yield
+        finally:
+            self._mirror.stop()
+            self.push()
 
     def open_or_create(self, config_json: str, identity: Mapping[str, Any]) -> list[Change]:
         """Keeps a new run's config and identity, or compares them with those that are kept.
@@ -202,21 +301,23 @@ class Workdir:
             if (self.path / CONFIG).exists():
                 old = {**_flat(self._read_json(CONFIG)), **old}
             changes = _changes(old, {**_flat(json.loads(config_json)), **new})
-        elif any(self.path.glob("checkpoints/*/[0-9]*")):
+        elif self.has_steps():
             raise InputError(
-                f"{self.path} holds checkpoints but no {IDENTITY}, so that it cannot be resumed; "
+                f"{self.place} holds checkpoints but no {IDENTITY}, so that it cannot be resumed; "
                 "put that file back, or give another --workdir"
             )
         write_atomically(self.path / IDENTITY, json.dumps(new, indent=1, sort_keys=True) + "\n")
         write_atomically(self.path / CONFIG, config_json)
+        self.push()
         return changes
 
     def _check_identity(self, old: dict[str, Any], new: dict[str, Any]) -> None:
         for field in sorted(old.keys() & new.keys()):
             if old[field] != new[field]:
                 raise InputError(
-                    f"--workdir={self.path} was made with {field}={json.dumps(old[field])} and the "
-                    f"config has {json.dumps(new[field])}; set it back or give another --workdir"
+                    f"--workdir={self.place} was made with {field}={json.dumps(old[field])} and "
+                    f"the config has {json.dumps(new[field])}; set it back or give another "
+                    "--workdir"
                 )
 
     def _read_json(self, name: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import pathlib
 import platform
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import hypothesis
 import pytest
@@ -38,6 +39,10 @@ QUICK = (
     "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ.setdefault("XLA_FLAGS", " ".join(QUICK))
+
+
+# gcsfs asks Google what kind of bucket it has, also where the bucket is of tests/bucket.py.
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -76,6 +81,26 @@ def smallest() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(nfnet.VARIANTS, "smallest", ENCODER)
         yield
+
+
+@pytest.fixture(scope="session")
+def served() -> Iterator[Any]:
+    """A bucket on this machine, for this process and those that it starts."""
+    pytest.importorskip("gcsfs")
+    from tests import bucket
+
+    with bucket.serve() as made, pytest.MonkeyPatch.context() as patch:
+        for name, value in bucket.environment(made).items():
+            patch.setenv(name, value)
+        yield made
+
+
+@pytest.fixture
+def bucket(served, monkeypatch, tmp_path) -> Iterator[Any]:
+    """The same, empty, with an empty folder for what is written beside it: see tests/bucket.py."""
+    monkeypatch.setenv("FLAMINGO_RUNS", str(tmp_path / "working"))
+    yield served
+    served.clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,11 @@ PACKAGE = ROOT / "flamingo_jax"
 # A room (a module or folder of the package) imports only rooms of the rows above its own.
 FLOORS = (
     {"errors", "installed"},
-    {"shapes", "checks", "overrides", "model_fields"},
+    {"shapes", "checks", "overrides", "model_fields", "storage"},
     {"config"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},
     {"layout", "distributed", "agreement", "watchdog", "pace", "profiling", "tracking"},
+    {"mirror", "lease"},
     {"data", "model", "logs"},
     {"pretrained", "train", "sealed"},
     {"checkpoint", "workdir"},

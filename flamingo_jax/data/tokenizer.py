@@ -10,9 +10,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import pathlib
 from collections.abc import Iterable, Sequence
 
+from etils import epath
+
+from flamingo_jax import storage
 from flamingo_jax.data import textmodels
 from flamingo_jax.errors import InputError
 
@@ -167,13 +171,13 @@ def train_tokenizer(texts: Iterable[str], vocab: int, image: str = "new") -> Tok
     return Tokenizer(textmodels.train_bpe(texts, vocab), image)
 
 
-def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
-    """A tokenizer that `Tokenizer.save` has written.
+def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
+    """A tokenizer that `Tokenizer.save` has written, on a disk or in a bucket.
 
     Raises:
       InputError: if the folder holds none, or a file was changed since.
     """
-    folder = pathlib.Path(folder)
+    folder = storage.to_path(folder)
     blob = _read(folder / _META, "a saved tokenizer has that file")
     try:
         meta = json.loads(blob)
@@ -196,7 +200,7 @@ def load_tokenizer(folder: str | pathlib.Path) -> Tokenizer:
     return Tokenizer(textmodels.JsonModel(blob, str(file), bos, eos), image, vocab)
 
 
-def _read(file: pathlib.Path, why: str) -> bytes:
+def _read(file: pathlib.Path | epath.Path, why: str) -> bytes:
     try:
         return file.read_bytes()
     except OSError as error:

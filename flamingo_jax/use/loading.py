@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 import warnings
 from typing import Any
 
 import jax
+from etils import epath
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from flamingo_jax import assemble, sharding
+from flamingo_jax import assemble, sharding, storage
 from flamingo_jax import config as configs
 from flamingo_jax.checkpoint import list_steps, load_frozen, load_params
 from flamingo_jax.data.tokenizer import Tokenizer, load_tokenizer
@@ -34,7 +34,7 @@ def load(
 
     Args:
       path: a workdir: the newest sound step of its last stage; or, in it, checkpoints/STAGE, or
-        checkpoints/STAGE/STEP.
+        checkpoints/STAGE/STEP; all of them also as gs:// addresses.
       dtype: "float32" or "bfloat16" to compute in; None = as the config says. On CPUs float32 is
         faster for single prompts.
       mesh: the devices to spread the parameters over (`sharding.make_mesh`); None = the first one.
@@ -42,7 +42,13 @@ def load(
     Raises:
       InputError: for a folder that holds no model, or a damaged one.
     """
-    workdir, stage, step = _locate(pathlib.Path(path))
+    place = storage.to_path(path)
+    with storage.told(place):
+        return _load(place, str(path), dtype, mesh)
+
+
+def _load(place: epath.Path, path: str, dtype: str | None, mesh: Mesh | None) -> LoadedFlamingo:
+    workdir, stage, step = _locate(place, path)
     config = _read_config(workdir)
     if not stage:
         stage = _last_stage(workdir, config)
@@ -51,7 +57,7 @@ def load(
     trained, frozen = _targets(config, stage, graph.abstract, mesh)
 
     def report(step: int, text: str) -> None:
-        warnings.warn(f"{workdir}, stage {stage}: {text}", stacklevel=4)
+        warnings.warn(f"{workdir}, stage {stage}: {text}", stacklevel=5)
 
     folder = workdir / "checkpoints" / stage
     restored = load_params(folder, trained, step=step, report=report)
@@ -64,7 +70,7 @@ def load(
                 "some; load a step of the run that the config belongs to"
             )
         params = merge_trees(params, load_frozen(workdir, digest, frozen))
-    about = {"path": str(path), "stage": stage, "step": restored.step}
+    about = {"path": path, "stage": stage, "step": restored.step}
     return LoadedFlamingo(config, tokenizer, graph, _cast(params, dtype), about)
 
 
@@ -130,24 +136,23 @@ def _cast(params: Params, dtype: str | None) -> Params:
     return map_paths(lambda _, leaf: leaf.astype(dtype), params)
 
 
-def _locate(path: pathlib.Path) -> tuple[pathlib.Path, str, int | None]:
+def _locate(whole: epath.Path, path: str) -> tuple[epath.Path, str, int | None]:
     """The workdir, and the stage and the step where `path` names them ("" and None if not)."""
-    whole = path.absolute()
-    if not whole.is_dir():
-        raise InputError(f"there is no folder {str(path)!r}; give a run's workdir, or a step in it")
-    if (whole / "config.json").is_file():
+    if not storage.exists(whole):
+        raise InputError(f"there is no folder {path!r}; give a run's workdir, or a step in it")
+    if storage.exists(whole / "config.json"):
         return whole, "", None
     if whole.parent.name == "checkpoints":
         return whole.parents[1], whole.name, None
     if whole.name.isdecimal() and whole.parents[1].name == "checkpoints":
         return whole.parents[2], whole.parent.name, int(whole.name)
     raise InputError(
-        f"{str(path)!r} holds no config.json; give a run's workdir, or a step in it "
+        f"{path!r} holds no config.json; give a run's workdir, or a step in it "
         "(WORKDIR/checkpoints/STAGE/STEP)"
     )
 
 
-def _read_config(workdir: pathlib.Path) -> Any:
+def _read_config(workdir: epath.Path) -> Any:
     file = workdir / "config.json"
     try:
         return configs.from_json(file.read_text(encoding="utf-8"))
@@ -155,7 +160,7 @@ def _read_config(workdir: pathlib.Path) -> Any:
         raise InputError(f"cannot read {str(file)!r} ({error}); a run's workdir has it") from error
 
 
-def _last_stage(workdir: pathlib.Path, config: Any) -> str:
+def _last_stage(workdir: epath.Path, config: Any) -> str:
     for stage in reversed(config.stages):
         if stage in STAGES and list_steps(workdir / "checkpoints" / stage):
             return stage
