@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 import os
 import pathlib
 import re
@@ -52,11 +53,15 @@ class Video:
       path: the file.
       frames: at most so many, from the beginning; None = as many as the model was trained with.
       fps: frames a second.
+      start: the second at which what is shown begins.
+      end: the second before which it ends; None = the clip's end.
     """
 
     path: str | os.PathLike[str]
     frames: int | None = None
     fps: float = 1.0
+    start: float = 0.0
+    end: float | None = None
 
     def __post_init__(self):
         """Refuses what cannot be shown."""
@@ -64,6 +69,10 @@ class Video:
             raise InputError(f"Video(frames={self.frames}): from 1 to {MAX_FRAMES} can be shown")
         if not 0 < self.fps <= 1000:
             raise InputError(f"Video(fps={self.fps}): give frames a second, above 0, at most 1000")
+        if not 0 <= self.start < (math.inf if self.end is None else self.end):
+            raise InputError(
+                f"Video(start={self.start}, end={self.end}): give seconds, 0 ≤ start < end"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +205,8 @@ def read_medium(
     try:
         if isinstance(item, Video):
             count = item.frames or frames
-            return video.frames(os.fspath(item.path), count, size, resize, fps=item.fps)
+            part = item.start, item.end
+            return video.frames(os.fspath(item.path), count, size, resize, item.fps, part=part)
         if isinstance(item, Image.Image):
             return images.decode(_pixels(item), size, resize)[None]
         if isinstance(item, os.PathLike):

@@ -29,6 +29,7 @@ def frames(
     resize: str = "pad",
     fps: float = 1.0,
     offset: float = 0.0,
+    part: tuple[float, float | None] = (0.0, None),
 ) -> np.ndarray:
     """Frames at even times: those shown at start, start + 1/fps, … (Flamingo v1 §4.1: 8 at 1 FPS).
 
@@ -39,6 +40,8 @@ def frames(
       resize: how a frame is brought to that size, see `images.decode`.
       fps: frames a second.
       offset: in [0, 1]: where to start, as a share of what the clip is longer than count / fps.
+      part: from which second on and before which (None = the end) an encoded clip is looked at, as
+        if nothing else had been recorded.
 
     Returns:
       u8[f, size, size, 3], 1 ≤ f ≤ F: a clip shorter than F / fps seconds gives fewer.
@@ -50,7 +53,7 @@ def frames(
         return _from_array(data, count, size, resize, offset)
     with _open(data) as container:
         try:
-            picked = list(_pick(container, count, fps, offset))
+            picked = list(_pick(container, count, fps, offset, *part))
             fitted = [images.fit(Image.fromarray(pixels), size, resize) for pixels in picked]
         except BadRecord:
             raise
@@ -106,7 +109,9 @@ def _refuse(url: str, *_: Any) -> Any:
     raise OSError(f"a video may not open {url!r}")
 
 
-def _pick(container: Any, count: int, fps: float, offset: float) -> Iterator[np.ndarray]:
+def _pick(
+    container: Any, count: int, fps: float, offset: float, begin: float, end: float | None
+) -> Iterator[np.ndarray]:
     """Yields u8[Y, X, 3], the frame shown at each of the wanted times that the clip has."""
     if not container.streams.video:
         raise BadRecord("no pictures in a video")
@@ -114,10 +119,16 @@ def _pick(container: Any, count: int, fps: float, offset: float) -> Iterator[np.
     _bound(stream.codec_context.width, stream.codec_context.height)
     stream.codec_context.thread_count = 1  # the rows of a batch are read in parallel already
     origin = float((stream.start_time or 0) * stream.time_base)
-    start = offset * max(_duration(container, stream) - count / fps, 0.0)
+    length = _duration(container, stream)
+    if end is not None:
+        length = min(end, length or end)
+    start = begin + offset * max(length - begin - count / fps, 0.0)
     if start > 1:  # from the key frame at or before it
         container.seek(int((origin + start) / stream.time_base), stream=stream)
-    wanted = iter([start + index / fps for index in range(count)])
+    times = [start + index / fps for index in range(count)]
+    if end is not None:  # a part shorter than a frame still shows one
+        times = [time for time in times if time < end - _SLACK] or times[:1]
+    wanted = iter(times)
     time = next(wanted)
     shown, shown_at = None, 0.0
     for number, frame in enumerate(container.decode(stream)):

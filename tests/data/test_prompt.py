@@ -215,7 +215,17 @@ def test_refuses_media_it_cannot_show(make, tmp_path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("fields", [{"frames": 0}, {"frames": MAX_FRAMES + 1}, {"fps": 0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"frames": 0},
+        {"frames": MAX_FRAMES + 1},
+        {"fps": 0},
+        {"start": -1.0},
+        {"start": float("nan")},
+        {"start": 2.0, "end": 2.0},
+    ],
+)
 def test_refuses_impossible_videos(fields):
     with pytest.raises(InputError):
         Video("clip.mp4", **fields)

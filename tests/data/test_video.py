@@ -51,6 +51,11 @@ FIVE_SECONDS = written(lambda i: 4 * i, 50)
         ({"count": 4, "fps": 2.0}, [0, 20, 40, 60]),
         ({"count": 4, "fps": 4.0}, [0, 8, 20, 28]),  # the frame shown at 0.25 s began at 0.2 s
         ({"count": 2, "fps": 0.25}, [0, 160]),
+        ({"count": 3, "part": (1.0, None)}, [40, 80, 120]),
+        ({"count": 3, "part": (1.0, 3.0)}, [40, 80]),
+        ({"count": 8, "part": (2.5, 9.0)}, [100, 140, 180]),
+        ({"count": 1, "part": (1.0, 4.0), "offset": 1.0}, [120]),
+        ({"count": 2, "part": (2.0, 2.0005)}, [80]),  # shorter than a frame
     ],
 )
 def test_frames_at_even_times(how: dict, expected: list[int]) -> None:
@@ -152,6 +157,8 @@ def test_thirty_frames_at_three_a_second(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "clip.mp4"
     times = [i / 5 for i in range(60)]
     path.write_bytes(timed(times, "mp4"))
+    part = shades(prompt.read_medium(prompt.Video(path, 30, 2.0, 1.0, 2.4), 32, "squash", frames=8))
+    assert np.abs(np.subtract(part, shown(times, [1.0, 1.5, 2.0]))).max() <= 4
     clip = prompt.read_medium(prompt.Video(path, frames=30, fps=3.0), 32, "squash", frames=8)
     assert np.abs(np.subtract(shades(clip), shown(times, [i / 3 for i in range(30)]))).max() <= 4
     row = rows.DatasetSpec("c", "clip", 1, 8, frames=30, fps=3.0, image_size=32, resize="squash")

@@ -156,10 +156,7 @@ class FolderFiles:
         return data
 
     def _resolve(self, name: str) -> pathlib.Path:
-        if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/"):
-            raise BadRecord("unsafe file name", repr(name))
-        if "\\" in name or "\0" in name or _DRIVE.match(name):
-            raise BadRecord("unsafe file name", repr(name))
+        checked_name(name)
         try:
             path = (self._root / name).resolve()
         except (OSError, RuntimeError, ValueError) as error:  # loops of links, lone surrogates
@@ -167,3 +164,16 @@ class FolderFiles:
         if not path.is_relative_to(self._root):
             raise BadRecord("unsafe file name", f"{name!r} leads out of the folder")
         return path
+
+
+def checked_name(name: str) -> str:
+    """A name that stays in the folder it is looked up in, links aside.
+
+    Raises:
+      BadRecord: for one that is absolute, or has "..", a drive letter, a backslash or a NUL.
+    """
+    if not isinstance(name, str) or name.startswith("/") or ".." in name.split("/"):
+        raise BadRecord("unsafe file name", repr(name))
+    if "\\" in name or "\0" in name or _DRIVE.match(name):
+        raise BadRecord("unsafe file name", repr(name))
+    return name

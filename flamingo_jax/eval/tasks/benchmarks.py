@@ -1,0 +1,142 @@
+"""The benchmarks by name: which there are, what each needs, and reading one.
+
+    benchmark = benchmarks.load("vqav2", "/data/benchmarks")
+    print(benchmarks.table("/data/benchmarks"))
+
+Each lies in a folder of its name, laid out as experiments/EVALUATION.md says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+
+from flamingo_jax.errors import InputError
+from flamingo_jax.eval.examples import Benchmark, Example
+from flamingo_jax.eval.tasks.captions import COCO, FLICKR30K, NOCAPS
+from flamingo_jax.eval.tasks.custom import CUSTOM
+from flamingo_jax.eval.tasks.entries import Entry, Files, Need
+from flamingo_jax.eval.tasks.hateful_memes import HATEFUL_MEMES
+from flamingo_jax.eval.tasks.imagenet import IMAGENET
+from flamingo_jax.eval.tasks.ivqa import IVQA
+from flamingo_jax.eval.tasks.kinetics import KINETICS700
+from flamingo_jax.eval.tasks.nextqa import NEXTQA, NEXTQA_CHOICE
+from flamingo_jax.eval.tasks.rareact import RAREACT
+from flamingo_jax.eval.tasks.scienceqa import SCIENCEQA
+from flamingo_jax.eval.tasks.star import STAR
+from flamingo_jax.eval.tasks.textvqa import TEXTCAPS, TEXTVQA
+from flamingo_jax.eval.tasks.vatex import VATEX
+from flamingo_jax.eval.tasks.video_qa import MSRVTTQA, MSVDQA
+from flamingo_jax.eval.tasks.visdial import VISDIAL
+from flamingo_jax.eval.tasks.vizwiz import VIZWIZ
+from flamingo_jax.eval.tasks.vqa import OKVQA, VQAV2
+from flamingo_jax.eval.tasks.youcook2 import YOUCOOK2
+
+SIXTEEN = (
+    *(COCO, OKVQA, VQAV2, MSVDQA, VATEX),  # those that decisions were made by
+    *(VIZWIZ, FLICKR30K, MSRVTTQA, IVQA, YOUCOOK2, STAR, VISDIAL, TEXTVQA, NEXTQA),
+    *(HATEFUL_MEMES, RAREACT),
+)
+"""The paper's (Flamingo v1, table 2)."""
+MORE = (IMAGENET, KINETICS700, NOCAPS, TEXTCAPS, SCIENCEQA, NEXTQA_CHOICE, CUSTOM)
+ENTRIES = {entry.name: entry for entry in (*SIXTEEN, *MORE)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table of benchmarks.
+
+    Attributes:
+      entry: the benchmark.
+      found: is all there that its first split needs?
+      missing: what is not.
+    """
+
+    entry: Entry
+    found: bool
+    missing: tuple[Need, ...]
+
+
+def entry(name: str) -> Entry:
+    """The entry of a name.
+
+    Raises:
+      InputError: if there is none.
+    """
+    if name not in ENTRIES:
+        raise InputError(f"there is no benchmark {name!r}; there are {', '.join(ENTRIES)}")
+    return ENTRIES[name]
+
+
+def load(
+    name: str,
+    root: str | os.PathLike[str],
+    split: str = "",
+    elsewhere: Mapping[str, str] | None = None,
+) -> Benchmark:
+    """Reads a benchmark's annotations; its pictures and clips are not opened.
+
+    Args:
+      name: one of `ENTRIES`.
+      root: the folder that holds the benchmarks' folders.
+      split: which split is asked; "" = the entry's first.
+      elsewhere: paths of files that lie elsewhere, by their keys, below `root` or absolute.
+
+    Raises:
+      InputError: for a missing or malformed file: one sentence that names file, place and field.
+    """
+    of = entry(name)
+    files = Files(of, root, split, elsewhere)
+    pools = of.read(files)
+    if not pools.queries:
+        raise InputError(f"{of.title}: {files.used[0]} has nothing in its split {files.split!r}")
+    for examples in (pools.support, pools.queries):
+        _check_keys(examples, of)
+    return Benchmark(
+        name=of.name,
+        title=of.title,
+        kind=pools.kind or of.kind,
+        metric=pools.metric or of.metric,
+        support=tuple(pools.support),
+        queries=tuple(pools.queries),
+        split=files.split,
+        development=of.development,
+        classes=pools.classes,
+        left_out=pools.left_out,
+        files=tuple(dict.fromkeys(files.used)),
+    )
+
+
+def _check_keys(examples: Sequence[Example], of: Entry) -> None:
+    seen: set[str] = set()
+    for example in examples:
+        if example.key in seen:
+            raise InputError(f"{of.title}: two records have the id {example.key!r}")
+        seen.add(example.key)
+
+
+def rows(root: str | os.PathLike[str]) -> list[Row]:
+    """Every benchmark, and what of it is below a folder."""
+    found = []
+    for of in ENTRIES.values():
+        files = Files(of, root)
+        needs = [need for need in of.needed(of.splits[0]) if not need.optional]
+        missing = tuple(need for need in needs if files.find(need.key) is None)
+        found.append(Row(of, not missing, missing))
+    return found
+
+
+def table(root: str | os.PathLike[str]) -> str:
+    """What `evaluate --list` prints: a line for each benchmark, and one for each of its files."""
+    lines = []
+    for row in rows(root):
+        of, files = row.entry, Files(row.entry, root)
+        state = "found" if row.found else "not found"
+        lines.append(f"{of.name:<14} {of.title:<22} {of.kind:<8} {of.metric:<14} {state}")
+        for need in of.needed(of.splits[0]):
+            path = files.find(need.key)
+            mark = "+" if path else "?" if need.optional else "-"
+            where = path or files.candidates(need.key)[0]
+            lines.append(f"  {mark} {where}  ({need.what}; {need.source})")
+    return "\n".join(lines)
