@@ -20,9 +20,10 @@ def committed(name: str) -> bool:
 
 
 def test_a_run_in_a_bucket_is_that_on_a_disk(
-    bucket, trainer, undisturbed, same, folder, one_device, capsys
+    bucket, trainer, undisturbed, same, folder, capsys
 ):
-    assert trainer.here(ADDRESS) == 0
+    done = trainer.process(ADDRESS)
+    assert done.code == 0, done.err
     same(type(folder)(bucket.download("runs/one", folder.path)), undisturbed)
     for name in ("config.json", "identity.json", "run.json", "finished", "report/index.html"):
         assert (folder.path / name).exists(), name
