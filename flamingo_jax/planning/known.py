@@ -28,8 +28,9 @@ def describe(asked: Asked) -> dict[str, Any]:
     Returns:
       devices, device_kind, mesh; steps; remat; micro_batches; datasets: {name: {batch, length,
       media, frames}}; state: {kind: bytes a device} (`analytic.state_bytes`, the encoder's weights
-      left out where features are given); work: {model, without_attention, tokens, images}, a step
-      over all devices; whole: what the mesh does not divide, by letter and axis.
+      left out where features are given); offloaded: bytes a device of it that lie on the hosts;
+      work: {model, without_attention, tokens, images}, a step over all devices; whole: what the
+      mesh does not divide, by letter and axis.
     """
     from flamingo_jax import config, sharding
     from flamingo_jax.planning import analytic
@@ -55,6 +56,7 @@ def describe(asked: Asked) -> dict[str, Any]:
             for name, spec in stage.datasets.items()
         },
         "state": analytic.state_bytes(held, asked.media),
+        "offloaded": analytic.host_bytes(held.frozen),
         "work": {
             "model": work.total,
             "without_attention": work.without_attention,
