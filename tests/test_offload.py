@@ -46,7 +46,11 @@ def trained(stage: assemble.Stage) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("remat", "sizes"), [("none", {}), ("full", {"replica": 2, "fsdp": 2, "tensor": 2})]
+    ("remat", "sizes"),
+    [
+        pytest.param("none", {}, marks=pytest.mark.slow),
+        ("full", {"replica": 2, "fsdp": 2, "tensor": 2}),
+    ],
 )
 def test_training_is_the_same_bit_for_bit(remat, sizes):
     here, there = (trained(stage_of(where, remat, **sizes)) for where in ("none", "frozen"))

@@ -24,7 +24,7 @@ _KIND_OF_ROOT = {
     "frozen": "frozen",
     "batches": "batch",
 }
-_COPIES = ("copy-start", "dynamic-slice-start")
+_COPIES = ("copy-start", "dynamic-slice-start", "async-start")  # the last: as dumps write them
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
