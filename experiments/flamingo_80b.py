@@ -1,6 +1,6 @@
 """Flamingo-80B: Chinchilla-70B, a gated layer before every seventh block (v2 Tables 4 and 5).
 
-Pod:      v4:8x12x16, 1,536 chips: 8.5 of 30.75 GiB a chip, a step at least 0.64 s (PLANS.md)
+Pod:      v4:8x12x16, 1,536 chips: 7.5 of 30.75 GiB a chip, a step at least 0.64 s (PLANS.md)
 Rehearse: python -m flamingo_jax train --config=experiments/flamingo_80b.py:tiny --workdir=runs/80b
 
 The pod is the paper's (v1 §4.1.4). A copy of the weights lies on 128 chips, 16 x 8 ways over `fsdp`

@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flamingo_jax import config as configs
-from flamingo_jax import sharding
+from flamingo_jax import offload, sharding
 from flamingo_jax.data.augment import AugmentSpec
 from flamingo_jax.data.interleave import Rules
 from flamingo_jax.data.rows import DatasetSpec
@@ -322,10 +322,12 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
     heads = head_counts(c)
     shardings = sharding.param_shardings(trainable, mesh, heads)
     frozen_shardings = sharding.param_shardings(frozen, mesh, heads)
-    state, state_shardings = steps.state_shardings(trainable, tx, shardings, whole)
-    weights = {row: settings.datasets[row].weight for row in datasets}
     seeing = {path for path in flat if path.startswith("vision/")}
     frozen_sight = bool(seeing) and seeing <= fixed
+    if c.mesh.offload == "frozen":
+        frozen_shardings = offload.placed(frozen, frozen_shardings, frozen_sight)
+    state, state_shardings = steps.state_shardings(trainable, tx, shardings, whole)
+    weights = {row: settings.datasets[row].weight for row in datasets}
     encode = functools.partial(losses.encoded, graph) if frozen_sight else steps.as_given
     update = steps.train_step(
         functools.partial(kind.losses, graph),

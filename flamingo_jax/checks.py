@@ -26,6 +26,7 @@ _CHOICES = {
     "model.vision.vit.activation": ("quick_gelu", "gelu", "gelu_tanh"),
     "model.contrastive.dtype": ("float32", "bfloat16"),
     "model.xattn.attend": ("one", "upto"),
+    "mesh.offload": ("none", "frozen"),
     "data.resize": ("pad", "crop", "squash", "pad:hamming", "crop:hamming", "squash:hamming"),
     "eval.split": ("test", "validation"),
 }
@@ -84,6 +85,11 @@ def check(c: Config, dataset_fields: set[str]) -> None:
                 )
     _check_fields(c)
     _check_model(c.model)
+    if c.mesh.offload != "none" and c.model.unroll:
+        raise InputError(
+            f"config.mesh.offload={c.mesh.offload!r} brings a layer in each turn of a loop, and "
+            "config.model.unroll=True leaves no loop; set one of them back"
+        )
     if c.model.vision.kind == "vit":
         _check_vit(c.model.vision, c.data.image_size)
 

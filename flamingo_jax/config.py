@@ -156,6 +156,10 @@ def base() -> Config:
     c.mesh.fsdp = -1
     c.mesh.tensor = 1
     c.mesh.slices = 1  # groups of chips with a fast network of their own; they must divide replica
+    # Where frozen weights lie: none, on the devices; frozen: the matrices of the frozen language
+    # model's blocks and of the frozen encoder on the hosts, each layer brought when it is used, in
+    # the forward and in the backward pass. For what does not fit; `plan` tells what it costs.
+    c.mesh.offload = "none"
     c.mesh.sequence = True  # with tensor > 1, tokens too are split over it, between the layers
 
     c.hang_seconds = 1_800.0  # of a step, save or validation batch: the process ends; 0 = never

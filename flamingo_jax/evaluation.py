@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from PIL import Image
 
-from flamingo_jax import assemble
+from flamingo_jax import assemble, offload
 from flamingo_jax import config as configs
 from flamingo_jax.checkpoint import list_steps, load_frozen, load_params
 from flamingo_jax.data import interleave
@@ -51,7 +51,9 @@ def evaluate(run: Run) -> None:
 def _subject(run: Run) -> tasks.Subject:
     stage = run.assemble("flamingo")
     restored = load_params(run.workdir.checkpoints("flamingo"), stage.trainable)
-    frozen = load_frozen(run.workdir.place, restored.meta["frozen"], stage.frozen)
+    # Decoding reads every weight for each token.
+    targets = offload.on_devices(stage.frozen)
+    frozen = load_frozen(run.workdir.place, restored.meta["frozen"], targets)
     c = run.config
     return tasks.Subject(
         graph=Graph(assemble.flamingo_config(c, run.vocabulary)),

@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from flamingo_jax import assemble, fingerprint, progress, sharding
+from flamingo_jax import assemble, fingerprint, offload, progress, sharding
 from flamingo_jax.data.document import Medium
 from flamingo_jax.data.faults import BadRecord
 from flamingo_jax.data.featurefiles import layout
@@ -74,7 +74,7 @@ def _compiled_encoder(cfg: VisionConfig, dtype: str, mesh: Mesh) -> Any:
     graph, _ = nnx.split(nnx.eval_shape(lambda: VisionTower(cfg, rngs=nnx.Rngs(0))))
     alone = jax.process_count() == 1
     return jax.jit(
-        lambda params, pixels: nnx.merge(graph, params)(pixels, jnp.dtype(dtype)),
+        lambda p, pixels: nnx.merge(graph, offload.bring(p))(pixels, jnp.dtype(dtype)),
         out_shardings=sharding.rows_sharding(mesh) if alone else sharding.replicated(mesh),
     )
 

@@ -30,6 +30,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from flamingo_jax import offload
 from flamingo_jax.shapes import Array
 
 SEED_A, SEED_B, ODD = 0x243F6A88, 0x85A308D3, 0x9E3779B1
@@ -178,7 +179,7 @@ def _words(x: Array) -> Array:
 
 def _sums(x: Array) -> Array:
     """The two sums of an array: u32[2]."""
-    words = _words(x)
+    words = _words(offload.bring(x))
     high, low = index_words(words.shape)
     key = _mix(low)
     key_a = key ^ _mix(high + jnp.uint32(SEED_A))

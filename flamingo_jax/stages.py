@@ -183,7 +183,9 @@ def frozen_parameters(
         mean, deviation = inputs.feature_statistics(run, stage, unflatten_paths(frozen))
         frozen["vision/mean"] = _placed(mean, flat["vision/mean"])
         frozen["vision/deviation"] = _placed(deviation, flat["vision/deviation"])
-    tree = unflatten_paths({path: frozen[path] for path in sorted(frozen)})
+    # Made on the devices, some of them belong on the hosts.
+    placed = {path: jax.device_put(frozen[path], flat[path].sharding) for path in sorted(frozen)}
+    tree = unflatten_paths(placed)
     return tree, save_frozen(run.workdir.place, tree)
 
 

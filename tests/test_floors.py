@@ -13,7 +13,7 @@ PACKAGE = ROOT / "flamingo_jax"
 FLOORS = (
     {"errors", "installed"},
     {"shapes", "checks", "overrides", "model_fields", "storage"},
-    {"config"},
+    {"config", "offload"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},
     {"layout", "distributed", "agreement", "watchdog", "pace", "profiling", "tracking"},
     {"mirror", "lease"},

@@ -2,7 +2,8 @@
 
 A model is a list of segments [gated layer + k blocks] × repeats, so that the paper's placement
 (before blocks 0, k, 2k, …; a last group may be short) and OpenFlamingo's ((i + 1) % k == 0) are
-data. Parameters are stacked [L, …] and [n, …] whatever the segments; they are cut up here.
+data. Parameters are stacked [L, …] and [n, …] whatever the segments. A loop takes one layer at a
+time out of the whole stack, by its number: a group or a segment cut out of it would be a copy.
 """
 
 from __future__ import annotations
@@ -14,12 +15,23 @@ from typing import Any
 
 import jax
 from flax import nnx
+from jax import lax
 
+from flamingo_jax import offload
 from flamingo_jax.model import layers
 from flamingo_jax.model.language import Place
 from flamingo_jax.shapes import Array
 
+
+def _all_but_weights(primitive: Any, *_: Any, **params: Any) -> bool:
+    """Keeps all but a layer's weights, which are taken again: kept they would be a second stack."""
+    rule = params.get("call_jaxpr")  # of `_layer_of`, where no gradient is asked of it
+    names = {primitive.name} if rule is None else {one.primitive.name for one in rule.eqns}
+    return not names & {"dynamic_slice", "squeeze", "device_put"}
+
+
 REMAT: dict[str, Any] = {
+    "none": _all_but_weights,
     "full": jax.checkpoint_policies.nothing_saveable,
     "attention": jax.checkpoint_policies.save_only_these_names(*layers.ATTENTION),
     # By name: JAX's policies for products do not see into `products.dot`'s own rule.
@@ -63,13 +75,59 @@ def xattn_layers(parts: tuple[Segment, ...]) -> int:
 
 
 def _cut(tree: Any, start: int, repeats: int, each: int) -> Any:
-    """Leaves [L, …] → [repeats, each, …] from `start` on; no copy where all of it is taken."""
+    """Leaves [L, …] → [repeats, each, …] from `start` on."""
 
     def cut(leaf: Array) -> Array:
-        part = leaf if repeats * each == leaf.shape[0] else leaf[start : start + repeats * each]
-        return part.reshape(repeats, each, *leaf.shape[1:])
+        return leaf[start : start + repeats * each].reshape(repeats, each, *leaf.shape[1:])
 
     return jax.tree.map(cut, tree)
+
+
+@jax.custom_vjp
+def _layer_of(own: Array | None, stack: Array, number: Array) -> Array:
+    """stack[number], of [L, …]; its gradient is that of `own`, the same layer cut out of the stack.
+
+    A loop's forward pass reads the stack, so that `own` is nowhere computed. In the backward pass
+    the gradient of what a loop runs over is written layer by layer; that of a whole stack which it
+    indexes would be summed up anew, all of it, at each layer.
+    """
+    del own
+    first = (number, *[0] * (stack.ndim - 1))
+    return offload.bring(lax.squeeze(lax.dynamic_slice(stack, first, (1, *stack.shape[1:])), [0]))
+
+
+def _layer_of_forward(own: Array | None, stack: Array, number: Array) -> tuple[Array, None]:
+    return _layer_of(own, stack, number), None
+
+
+def _layer_of_backward(_: None, g: Array) -> tuple[Array, None, None]:
+    return g, None, None
+
+
+_layer_of.defvjp(_layer_of_forward, _layer_of_backward)
+
+
+class _Stack:
+    """Stacked layers [L, …] of which a loop takes one at a time."""
+
+    def __init__(self, module: nnx.Module):
+        self._graph, state = nnx.split(module)
+        self._own, self._tree = jax.tree.flatten(state)
+        self._leaves = [lax.stop_gradient(leaf) for leaf in self._own]
+
+    def part(self, start: int, repeats: int, each: int) -> tuple[Any, Array]:
+        """What a loop over those layers runs over: the gradient's way, and numbers i32[…]."""
+        # What lies on the hosts is frozen.
+        own = [None if offload.on_host(leaf) else leaf for leaf in self._own]
+        numbers = start + jax.numpy.arange(repeats * each).reshape(repeats, each)
+        return _cut(own, start, repeats, each), numbers
+
+    def layer(self, taken: tuple[Any, Array]) -> Any:
+        """The module of one layer."""
+        own, number = taken
+        pairs = zip(own, self._leaves, strict=True)
+        leaves = [_layer_of(mine, stack, number) for mine, stack in pairs]
+        return nnx.merge(self._graph, self._tree.unflatten(leaves))
 
 
 def _join(parts: list[Any]) -> Any:
@@ -110,7 +168,7 @@ def run(
       gated: how a gated layer is applied.
       cache: self-attention keys and values [L, B, S, K, H] each, or None.
       media_cache: whatever `gated` takes a layer, stacked [n, …], or None.
-      remat: "none" or a key of `REMAT`: what the backward finds kept.
+      remat: a key of `REMAT`: what the backward finds kept.
       unroll: lay the groups out one after another in the program: faster for a few small ones,
         where stacking what the backward needs costs as much as computing it.
       constrain: applied to x after each layer (a sharding constraint).
@@ -119,25 +177,26 @@ def run(
     Returns:
       x [B, T, D] and the caches as they are afterwards.
     """
-    block_graph, block_state = nnx.split(blocks)
-    xattn_graph, xattn_state = nnx.split(xattn) if xattn is not None else (block_graph, None)
+    block_stack = _Stack(blocks)
+    gated_stack = None if xattn is None or gated is None else _Stack(xattn)
 
     def one_block(x: Array, layer: tuple[Any, Any]) -> tuple[Array, Any]:
-        state, kept = layer
-        x, kept = nnx.merge(block_graph, state)(x, where, kept, dtype)
+        taken, kept = layer
+        x, kept = block_stack.layer(taken)(x, where, kept, dtype)
         return constrain(x), kept
 
     def one_gated(x: Array, layer: tuple[Any, Any]) -> Array:
-        assert gated is not None
-        return constrain(gated(nnx.merge(xattn_graph, layer[0]), x, layer[1]))
+        assert gated_stack is not None and gated is not None
+        taken, media = layer
+        return constrain(gated(gated_stack.layer(taken), x, media))
 
-    def group(x: Array, layer: tuple[Any, Any, Any, Any]) -> tuple[Array, Any]:
-        block_part, kept, xattn_part, media = layer
-        if xattn_part is not None and gated is not None:
-            x = one_gated(x, (xattn_part, media))
-        return jax.lax.scan(one_block, x, (block_part, kept), unroll=unroll)
+    def group(x: Array, layer: tuple[Any, Any, Any]) -> tuple[Array, Any]:
+        block_part, kept, gated_part = layer
+        if gated_part is not None:
+            x = one_gated(x, gated_part)
+        return lax.scan(one_block, x, (block_part, kept), unroll=unroll)
 
-    if remat != "none":
+    if remat != "none" or not unroll:
         # A layer at a time, not a group: one layer's values exist at once in the backward. In a
         # loop nothing can merge what is computed again with what was; laid out, it would be.
         again = functools.partial(jax.checkpoint, policy=REMAT[remat], prevent_cse=unroll)
@@ -146,14 +205,14 @@ def run(
     first_block, first_gated, caches = 0, 0, []
     for part in parts:
         sizes = (first_block, part.repeats, part.blocks)
-        xattn_part = media = None
-        if part.has_xattn and xattn_state is not None:
+        gated_part = None
+        if part.has_xattn and gated_stack is not None:
             take = (first_gated, part.repeats, 1)
-            xattn_part = jax.tree.map(lambda a: a[:, 0], _cut(xattn_state, *take))
-            media = jax.tree.map(lambda a: a[:, 0], _cut(media_cache, *take))
+            gated_part = (gated_stack.part(*take), _cut(media_cache, *take))
+            gated_part = jax.tree.map(lambda a: a[:, 0], gated_part)
             first_gated += part.repeats
-        parted = (_cut(block_state, *sizes), _cut(cache, *sizes), xattn_part, media)
-        x, kept = jax.lax.scan(group, x, parted, unroll=unroll)
+        parted = (block_stack.part(*sizes), _cut(cache, *sizes), gated_part)
+        x, kept = lax.scan(group, x, parted, unroll=unroll)
         caches.append(kept)
         first_block += part.repeats * part.blocks
     return x, None if cache is None else _join(caches)

@@ -122,7 +122,8 @@ def memory(plan: dict[str, Any]) -> Markup:
     )
     if most:
         note += f" The mark is the memory there is for a program: {gib(most)}."
-    return join(table(head, rows, class_="numbers"), tag("p", note, class_="note"))
+    hosts = [tag("p", f"{line}.") for line in printing.host_lines(plan)]
+    return join(table(head, rows, class_="numbers"), *hosts, tag("p", note, class_="note"))
 
 
 def buffers(plan: dict[str, Any]) -> Markup:
@@ -138,7 +139,7 @@ def times(plan: dict[str, Any]) -> Markup:
     if not plan["rates"]:
         return left_out("None: it cannot run, or these devices' peaks are not known.")
     parts = plan["floor"]
-    top = max(parts[key] for key in ("compute", "links", "one_axis", "network")) or 1.0
+    top = max(parts.get(key, 0) for key in ("compute", "links", "one_axis", "network", "host")) or 1
     bars = [
         (title, parts[key], wording_seconds(parts[key]))
         for key, title in (
@@ -146,7 +147,9 @@ def times(plan: dict[str, Any]) -> Markup:
             ("links", "collectives over all links"),
             ("one_axis", "collectives over one axis's links"),
             ("network", "network between slices or nodes"),
+            ("host", "from the hosts' memory"),
         )
+        if key in parts
     ]
     head, rows = printing.rate_rows(plan)
     note = f"The floor is the longest of its parts: {parts['bound']}. "

@@ -56,6 +56,7 @@ def tell(plan: dict[str, Any]) -> None:
     if plan["error"]:
         parts.append(plan["error"])
     parts.append(table("Memory, a device", *memory_rows(plan)))
+    parts += host_lines(plan)
     if plan["buffers"]:
         parts.append(table("Largest buffers", *buffer_rows(plan, BUFFERS), left=4))
     parts += flops_lines(plan)
@@ -116,6 +117,19 @@ def memory_rows(plan: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         name = "at the peak" if memory["peak"] else "needed by the compiler's word"
         rows.append([name, gib(size), "", f"{size / most:.1%}" if most else ""])
     return ["", "compiled", "counted", f"of {gib(most)}" if most else "share"], rows
+
+
+def host_lines(plan: dict[str, Any]) -> list[str]:
+    """What lies on the hosts and what is brought from there, if anything is."""
+    told = plan["host"]
+    if not told:
+        return []
+    line = f"On the hosts: {gib(told['host'])} a host, {gib(told['device'])} of each device"
+    if told["brought"]:
+        line += f"; {gib(told['brought'])} brought to each device in a step"
+    if seconds := (plan["floor"] or {}).get("host"):
+        line += f", {seconds:.4g} s at the least"
+    return [line]
 
 
 def buffer_rows(plan: dict[str, Any], most: int) -> tuple[list[str], list[list[str]]]:

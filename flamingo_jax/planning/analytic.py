@@ -25,7 +25,7 @@ from typing import Any
 
 import jax
 
-from flamingo_jax import assemble
+from flamingo_jax import assemble, offload
 from flamingo_jax.data.rows import DatasetSpec
 from flamingo_jax.model import counts
 from flamingo_jax.model.contrastive import ContrastiveConfig
@@ -249,8 +249,18 @@ def state_bytes(stage: assemble.Stage, media: tuple[int, ...] | None = None) -> 
 
 
 def device_bytes(tree: Any) -> int:
-    """Bytes of a device's shards of abstract arrays with shardings."""
+    """Bytes of a device's shards of abstract arrays with shardings, those on the hosts left out."""
+    return _shard_bytes(tree, on_host=False)
+
+
+def host_bytes(tree: Any) -> int:
+    """Bytes of a device's shards that lie on its host."""
+    return _shard_bytes(tree, on_host=True)
+
+
+def _shard_bytes(tree: Any, on_host: bool) -> int:
     return sum(
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
+        if (leaf.sharding.memory_kind == offload.HOST) == on_host
     )

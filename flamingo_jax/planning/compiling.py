@@ -121,7 +121,8 @@ def compile_here(request: Request, begun: pathlib.Path | None = None) -> dict[st
       and, as `flops`, of `known.hardware`; trace_seconds,
       compile_seconds, rss_gb (the process's peak); memory: {argument, output, alias, temp, code,
       peak} bytes a device, with layouts' padding;
-      arguments: {kind: bytes a device} of what the program reads, without;
+      arguments: {kind: bytes a device} of what the program reads, without; host: {held, brought},
+      bytes a device that lie on the hosts, and that a step brings from there;
       collectives, traffic (their summary), remarks; cycles; unknown_loops; buffers (the largest).
 
     Raises:
@@ -214,6 +215,7 @@ def _facts(
     remarks = collectives.remarks(module, found, weights)
     return {
         "arguments": memory.argument_bytes(module),
+        "host": memory.host_bytes(module),
         "collectives": [dataclasses.asdict(one) | {"total": one.total} for one in found],
         "traffic": collectives.summary(found),
         "remarks": [dataclasses.asdict(remark) for remark in remarks],

@@ -1,7 +1,8 @@
 """The least time that a step can take on a topology, from published peaks; what follows from it.
 
-The floor is the longer of its products at the chip's peak and its collectives over all links at
-once, each perfectly overlapped with the other: no step is faster. Bytes on the wire are those of
+The floor is the longest of its products at the chip's peak, its collectives over all links at once
+and what it reads from the hosts' memory, each perfectly overlapped with the others: no step is
+faster. Bytes on the wire are those of
 ring algorithms, which are also the least that any algorithm sends (Thakur et al. 2005, Optimization
 of Collective Communication Operations in MPICH, §4; Austin et al. 2025, How to Scale Your Model,
 part 3). `estimate` adds a compiler's cycles: a model that no measurement has calibrated.
@@ -121,6 +122,7 @@ class Floor:
       one_axis: the same over the links of a single axis of the torus: what a mesh axis laid along
         one axis of the chips gets. Equal to `links` behind a switch.
       network: between slices or nodes.
+      host: what is brought from the hosts' memory; None where that rate is not known.
       by_axis: (mesh axis, op) → bytes that a chip sends.
     """
 
@@ -128,21 +130,28 @@ class Floor:
     links: float
     one_axis: float
     network: float
+    host: float | None
     by_axis: dict[tuple[str, str], float]
 
     @property
     def seconds(self) -> float:
         """The least that a step can take."""
-        return max(self.compute, self.links, self.network)
+        return max(self.compute, self.links, self.network, self.host or 0.0)
 
 
-def floor(flops_per_chip: float, transfers: Iterable[Transfer], topology: Topology) -> Floor | None:
+def floor(
+    flops_per_chip: float,
+    transfers: Iterable[Transfer],
+    topology: Topology,
+    brought: int = 0,
+) -> Floor | None:
     """The parts of a step's least time; None for devices whose peaks are not known.
 
     Args:
       flops_per_chip: hardware FLOPs of a chip: with what is computed again.
       transfers: the collectives of one device's program.
       topology: where it runs; a chip of two devices sends for both.
+      brought: bytes that a device reads from its host's memory.
     """
     chip = topology.chip
     if chip is None:
@@ -159,8 +168,16 @@ def floor(flops_per_chip: float, transfers: Iterable[Transfer], topology: Topolo
         links=_over(fast, every * chip.link_rate),
         one_axis=_over(fast, one * chip.link_rate),
         network=network / chip.network_rate,
+        host=_from_host(brought, chip),
         by_axis=dict(by_axis),
     )
+
+
+def _from_host(brought: int, chip: Chip) -> float | None:
+    """Seconds that a chip's devices read so many bytes each from their host."""
+    if not brought:
+        return 0.0
+    return None if chip.host_rate is None else brought * chip.devices / chip.host_rate
 
 
 def _over(total: float, rate: float) -> float:
@@ -191,16 +208,16 @@ def estimate(
 ) -> tuple[float, float] | None:
     """(least, most) seconds of a step as the compiler's cycles say: to be told with `LABEL`.
 
-    Cycles leave out collectives, which are added without any overlap: over all links, and over one
-    axis alone. They leave out Pallas kernels too, whose FLOPs a chip (`kernels`) are added at the
-    peak.
+    Cycles leave out collectives and what comes from the hosts, which are added without any overlap:
+    collectives over all links, and over one axis alone. They leave out Pallas kernels too, whose
+    FLOPs a chip (`kernels`) are added at the peak.
 
     Returns:
       None where the clock of the cycles is not known.
     """
     if chip.clock is None:
         return None
-    busy = cycles / chip.clock + kernels / chip.peak + parts.network
+    busy = cycles / chip.clock + kernels / chip.peak + parts.network + (parts.host or 0.0)
     return busy + parts.links, busy + parts.one_axis
 
 

@@ -28,7 +28,8 @@ def describe(asked: Asked) -> dict[str, Any]:
     Returns:
       devices, device_kind, mesh; steps; remat; attention (as the config has it); micro_batches;
       datasets: {name: {batch, length, media, frames}}; state: {kind: bytes a device}
-      (`analytic.state_bytes`, the encoder's weights left out where features are given);
+      (`analytic.state_bytes`, the encoder's weights left out where features are given); offloaded:
+      bytes a device of it that lie on the hosts;
       work: {model, without_attention, tokens, images}, a step over all devices; whole: what the
       mesh does not divide, by letter and axis.
     """
@@ -57,6 +58,7 @@ def describe(asked: Asked) -> dict[str, Any]:
             for name, spec in stage.datasets.items()
         },
         "state": analytic.state_bytes(held, asked.media),
+        "offloaded": analytic.host_bytes(held.frozen),
         "work": {
             "model": work.total,
             "without_attention": work.without_attention,

@@ -24,6 +24,7 @@ _KIND_OF_ROOT = {
     "frozen": "frozen",
     "batches": "batch",
 }
+_COPIES = ("copy-start", "dynamic-slice-start", "async-start")  # the last: as dumps write them
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 
 
@@ -64,11 +65,41 @@ def kind_of(path: str) -> str:
 
 
 def argument_bytes(module: hlo.Module) -> dict[str, int]:
-    """{kind: bytes a device} of the arguments that the program reads, without layouts' padding."""
+    """{kind: bytes a device} of the arguments that the program reads, without layouts' padding.
+
+    Those on the hosts are left out.
+    """
     found: dict[str, int] = {kind: 0 for kind in KINDS}
     for argument in hlo.arguments(module):
-        found[kind_of(argument.op_name)] += argument.bytes
+        if not _on_host(argument.parts[0]):
+            found[kind_of(argument.op_name)] += argument.bytes
     return found
+
+
+def host_bytes(module: hlo.Module) -> dict[str, int]:
+    """What a program has on the hosts, in bytes of one device.
+
+    Returns:
+      held: arguments that lie there; brought: what a step copies from there, each time it does.
+      Both are 0 for a CPU, whose program has one memory.
+    """
+    given = hlo.arguments(module)
+    held = sum(argument.bytes for argument in given if _on_host(argument.parts[0]))
+    brought = 0
+    for computation, one in module.instructions():
+        if one.opcode not in _COPIES or not module.times[computation]:
+            continue
+        # (operands, result, …) or, of a copy, (result, operand, …): one of them is on the hosts.
+        sides = sorted(one.parts[:2], key=_on_host)
+        if len(sides) == 2 and _on_host(sides[1]) and not _on_host(sides[0]):
+            size = sum(hlo.array_bytes(*array) for array in hlo.arrays_of(sides[0]))
+            brought += size * module.times[computation]
+    return {"held": held, "brought": brought}
+
+
+def _on_host(kind: str) -> bool:
+    """Whether a type, "bf16[2,8]{1,0:T(8,128)S(5)}", is in XLA's memory space of the hosts."""
+    return "S(5)" in kind
 
 
 def peak_buffers(live_ranges: str, module: hlo.Module, most: int = 20) -> list[Buffer]:

@@ -68,10 +68,12 @@ def summarise(facts: dict[str, Any], name: str) -> dict[str, Any]:
       device_kind, devices, mesh, remat, attention, micro_batches, datasets, steps;
       work: {tokens, images} of a step;
       memory: {capacity, peak, required, by_kind, analytic}, in bytes a device; buffers;
+      host: {device, host, brought}: bytes on the hosts of a device and of a host, and what a step
+      brings to a device from there; None if there is nothing;
       flops: {model, without_attention, hardware, again, kernels: {name: FLOPs}}, a step over all
       chips;
       traffic: rows of (axis, op); moves: {what: bytes a device};
-      floor: {seconds, compute, links, one_axis, network, bound, wire} and
+      floor: {seconds, compute, links, one_axis, network, host (if known), bound, wire} and
       estimate: {label, least, most}, in seconds, None where peaks or clock are not known;
       rates: {floor, estimate} → {seconds, mfu, mfu_without_attention, tokens, images, days};
       warnings: {kind, text}; compiling: {compile_seconds, trace_seconds, rss_gb}; versions.
@@ -89,6 +91,7 @@ def summarise(facts: dict[str, Any], name: str) -> dict[str, Any]:
         "versions": facts.get("versions", {}),
         "memory": _memory(facts, capacity(where, facts)),
         "buffers": facts.get("buffers", []),
+        "host": _host(facts, where),
         "flops": _flops(facts),
         "traffic": facts.get("traffic", []),
         "moves": _moves(facts),
@@ -117,6 +120,16 @@ def _memory(facts: dict[str, Any], most: int | None) -> dict[str, Any]:
         "by_kind": kinds,
         "analytic": facts.get("state", {}),
     }
+
+
+def _host(facts: dict[str, Any], where: Topology) -> dict[str, Any] | None:
+    """What lies on the hosts; of a CPU's program, which has one memory, by the config's count."""
+    told = facts.get("host") or {}
+    held = told.get("held") or facts.get("offloaded", 0)
+    if not held:
+        return None
+    each = held * where.devices // where.hosts
+    return {"device": held, "host": each, "brought": told.get("brought") or None}
 
 
 def _verdict(plan: dict[str, Any]) -> str:
@@ -168,9 +181,11 @@ def _times(facts: dict[str, Any], plan: dict[str, Any], where: Topology) -> dict
         )
         for one in facts["collectives"]
     ]
-    parts = floor.floor(hardware / where.chips, transfers, where)
+    brought = (plan["host"] or {}).get("brought") or 0
+    parts = floor.floor(hardware / where.chips, transfers, where, brought)
     assert parts is not None  # the chip is known
     seconds = {"compute": parts.compute, "links": parts.links, "network": parts.network}
+    seconds |= {} if parts.host is None else {"host": parts.host}
     found: dict[str, Any] = {
         "floor": {
             "seconds": parts.seconds,
@@ -240,6 +255,9 @@ def _warnings(facts: dict[str, Any], plan: dict[str, Any], where: Topology) -> l
             "peak, which attention over short sequences does not reach"
         )
         found.append({"kind": "kernels", "text": text})
+    if plan["host"] and where.chip and where.chip.host_rate is None:
+        text = "the rate from a host's memory to this chip is not published: no floor of it"
+        found.append({"kind": "host", "text": text})
     if plan["outcome"] in CUT:
         text = f"{plan['error']}: what is told here is what the compiler had said by then"
         found.append({"kind": "cut", "text": text})

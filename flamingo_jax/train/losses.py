@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from flamingo_jax import offload
 from flamingo_jax.shapes import Array, Batch, Params, merge_trees
 from flamingo_jax.train import objective
 
@@ -46,8 +47,11 @@ def encoded(
 ) -> dict[str, Batch]:
     """The batches with features for pixels: the frozen encoder sees all datasets' pictures at once.
 
-    One pass has one program and full products, and no gradient goes into it.
+    One pass has one program and full products, and no gradient goes into it. Weights that lie on
+    the hosts are brought for it.
     """
+    if any(batch.media.dtype == jnp.uint8 for batch in batches.values()):
+        frozen = frozen | {"vision": offload.bring(frozen["vision"])}
     model = nnx.merge(graph, merge_trees(params, frozen))
     features = model.encode_all([batch.media for batch in batches.values()])
     pairs = zip(batches.items(), features, strict=True)

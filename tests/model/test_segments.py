@@ -1,6 +1,8 @@
 """Where gated layers stand: tables of segments, and the order in which layers are run."""
 
 import itertools
+import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -146,3 +148,65 @@ def test_layers_are_constrained_and_scanned():
     jaxpr = jax.make_jaxpr(run)(jnp.ones(2))
     loops = [e for e in jaxpr.eqns if e.primitive.name == "scan"]
     assert len(loops) == 2 and all("name=constrained" in str(e) for e in loops)
+
+
+class MatrixBlock(nnx.Module):
+    """x → x · kernel: layers of whole numbers have gradients without rounding."""
+
+    def __init__(self, kernel):
+        self.kernel = nnx.Param(kernel)
+
+    def __call__(self, x, where, cache, dtype):
+        return x @ self.kernel[...].astype(dtype), cache
+
+
+def of_kernels(kernels, gates, x, remat="none", unroll=False):
+    """5 blocks in groups of 2, 2 and 1 behind 3 gated layers."""
+    blocks, gated = nnx.vmap(MatrixBlock)(kernels), nnx.vmap(MatrixBlock)(gates)
+
+    def step(layer, x, kept):
+        del kept
+        return layer(x, None, None, jnp.float32)[0]
+
+    more = {"remat": remat, "unroll": unroll, "dtype": jnp.float32}
+    return seg.run(segments(len(kernels), 2), blocks, gated, x, NOWHERE, gated=step, **more)[0]
+
+
+@pytest.mark.parametrize(
+    ("remat", "unroll"), [("none", False), ("full", False), ("none", True), ("full", True)]
+)
+def test_gradients_of_stacks_are_those_of_their_layers(remat, unroll):
+    rng = np.random.default_rng(0)
+    shapes = ((5, 4, 4), (3, 4, 4), (2, 4))
+    *stacks, x = (jnp.asarray(rng.integers(-1, 2, s), jnp.float32) for s in shapes)
+
+    def one_by_one(kernels, gates):
+        y = x
+        for i in range(5):
+            y = y @ gates[i // 2] if i % 2 == 0 else y
+            y = y @ kernels[i]
+        return y.sum()
+
+    def stacked(kernels, gates):
+        return of_kernels(kernels, gates, x, remat, unroll).sum()
+
+    found = jax.grad(stacked, (0, 1))(*stacks)
+    for a, b in zip(found, jax.grad(one_by_one, (0, 1))(*stacks), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_frozen_stacks_are_read_where_they_are(remat):
+    """No segment or group is cut out of a stack, nor a layer of it kept for the backward pass."""
+    kernels = jax.ShapeDtypeStruct((5, 128, 128), jnp.float32)
+    gates = jax.ShapeDtypeStruct((3, 128, 128), jnp.float32)
+    x = jax.ShapeDtypeStruct((2, 128), jnp.float32)
+
+    def pulled(kernels, gates, x):
+        return jax.grad(lambda x: of_kernels(kernels, gates, x, remat).sum())(x)
+
+    one = 4 * 128 * 128
+    compiled: Any = jax.jit(pulled).lower(kernels, gates, x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 3 * one
+    moved = re.findall(r"f32\[(\d),128,128\]\S* (?:copy|slice|dynamic-slice)\(", compiled.as_text())
+    assert all(int(layers) == 1 for layers in moved)

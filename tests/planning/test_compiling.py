@@ -3,6 +3,7 @@
 Without libtpu on eight simulated devices; with it for TPUs that are not there.
 """
 
+import dataclasses
 import importlib.util
 import json
 import math
@@ -262,6 +263,20 @@ def test_fused_attention_compiles_for_a_tpu(tmp_path):
     assert len(calls) >= 3 * 2  # three attentions, forwards and backwards
     # Which is why the estimate adds their FLOPs: a version that tells cycles would count twice.
     assert not any("estimated_cycles" in line for line in calls)
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_what_is_offloaded_is_no_memory_of_a_tpu_and_brought_twice():
+    asked = Request(f"{SMALL}:one", topology="v5e:4x4", mesh=(2, 4, 2), features=True)
+    lent = dataclasses.replace(asked, overrides={"mesh.offload": "frozen"})
+    here, there = compiling.compile_apart(asked), compiling.compile_apart(lent)
+    assert there["outcome"] == "compiled", there["error"]
+    held = there["host"]["held"]
+    assert held == there["offloaded"] > 0 == here["host"]["held"]
+    assert here["arguments"]["frozen"] - there["arguments"]["frozen"] == held
+    assert here["memory"]["argument"] - there["memory"]["argument"] >= held
+    assert there["host"]["brought"] == 2 * held  # forward and backward
 
 
 @needs_libtpu

@@ -140,3 +140,14 @@ def test_utilisation_and_days():
     chip = CHIPS["v4"]
     assert floor.mfu(0.5 * 275e12 * 16 * 3, 3, 16, chip) == 0.5
     assert floor.days(0.864, 500_000) == 5
+
+
+def test_what_comes_from_the_hosts_bounds_a_step_where_its_rate_is_known():
+    parts = floor.floor(275e12, [], topology.parse("v4:4x4x4"), brought=32 * 10**9)
+    assert parts is not None and parts.host == 2
+    assert parts.seconds == 2
+    unknown = floor.floor(459e12, [], topology.parse("v5p:4x4x4"), brought=32 * 10**9)
+    assert unknown is not None and unknown.host is None
+    assert unknown.seconds == unknown.compute
+    none = floor.floor(275e12, [], topology.parse("v5p:4x4x4"))
+    assert none is not None and none.host == 0

@@ -53,6 +53,16 @@ def test_kinds_of_arguments(path, kind):
     assert memory.kind_of(path) == kind
 
 
+def test_what_lies_on_the_hosts_is_told_apart_and_what_a_loop_brings_is_counted():
+    """A program of ten layers, by hand, as libtpu 0.0.52 writes: memory space 5 is the hosts'."""
+    module = hlo.parse(read("offloaded.txt"))
+    layer = 2 * 4 * 8
+    assert memory.host_bytes(module) == {"held": 11 * layer, "brought": 2 * 10 * layer + layer}
+    assert memory.argument_bytes(module)["frozen"] == layer
+    plain = hlo.parse(read("v4_2x2x4.txt"))
+    assert memory.host_bytes(plain) == {"held": 0, "brought": 0}
+
+
 def test_what_does_not_fit_is_read_from_the_compilers_words():
     new = (
         "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory "

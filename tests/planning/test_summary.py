@@ -131,3 +131,18 @@ def test_devices_of_a_cpu_share_its_memory(facts):
     assert summary.score(plan) == pytest.approx(0.8)  # the share that is not computed again
     whole = summary.capacity(summary.place("local", facts | {"devices": 1}), facts)
     assert whole is not None and plan["memory"]["capacity"] == whole // 16
+
+
+def test_the_hosts_are_told_of_and_bound_the_step(facts):
+    facts["host"] = {"held": 2 * GIB, "brought": 32 * 10**9}
+    plan = summary.summarise(facts, "v4:2x2x4")
+    assert plan["host"] == {"device": 2 * GIB, "host": 8 * GIB, "brought": 32 * 10**9}
+    assert plan["floor"]["host"] == 2
+    assert plan["floor"]["bound"] == "compute" and plan["floor"]["seconds"] > 2
+    (line,) = printing.host_lines(plan)
+    assert "8 GiB a host, 2 GiB of each device" in line and "2 s at the least" in line
+    nowhere = summary.summarise(facts, "v5p:2x2x4")
+    assert "host" not in nowhere["floor"]
+    assert "host" in {warning["kind"] for warning in nowhere["warnings"]}
+    facts["host"] = {"held": 0, "brought": 0}
+    assert summary.summarise(facts, "v4:2x2x4")["host"] is None
