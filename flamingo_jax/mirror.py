@@ -36,8 +36,13 @@ NOT_HERE = ("checkpoints", "frozen", "logs", *WRITTEN_ONLY)
 FOR_ALL = ("config.json", "identity.json", "finished", "tokenizer/*")
 """What every process reads; the rest is the first one's."""
 
+REPORTED = (
+    *("config.json", "run.json", "results.json"),
+    *("metrics.jsonl", "speed.jsonl", "events.jsonl", "samples/*"),
+)
+"""What a report is made of."""
+
 _PART = re.compile(r"(?:.*-|logs/process-)(\d+)\.(?:jsonl|log)")
-_APPENDED = (".jsonl", ".log")
 
 
 class Mirror:
@@ -63,8 +68,8 @@ class Mirror:
 
         Args:
           patterns: of the files to fetch, "rows-*.jsonl". None = all that this process has to do
-            with; then a log that was appended to since it was last copied keeps that (it tells how
-            a process died), and this process's own log is never removed.
+            with; then this process's own log, which tells how it died, keeps what was appended to
+            it since it was last copied.
         """
         with self._lock:
             for name in () if patterns else WRITTEN_ONLY:
@@ -77,7 +82,7 @@ class Mirror:
             contents = _read(self._address, there)
             for name, content in contents.items():
                 file = self._folder / name
-                if not patterns and name.endswith(_APPENDED) and file.is_file():
+                if _is_in(name, "logs") and file.is_file():
                     here = file.read_bytes()
                     if len(here) > len(content) and here.startswith(content):
                         continue
@@ -197,9 +202,10 @@ def reading_copy(place: str) -> tuple[pathlib.Path, Callable[[], None]]:
         return pathlib.Path(place), lambda: None
     address = storage.to_path(place)
     folder = storage.working_folder(address, "reader")
+    shutil.rmtree(folder, ignore_errors=True)  # what is written to it is copied back
     mirror = Mirror(folder, address, process=0)
     with storage.told(address):
-        mirror.fetch()
+        mirror.fetch(*REPORTED)
     if not folder.is_dir():
         raise InputError(f"there is no run at {place!r}; give the --workdir of a run")
 

@@ -3,6 +3,7 @@
 import pytest
 
 from flamingo_jax import mirror, storage
+from flamingo_jax.errors import InputError
 from flamingo_jax.logs import MetricsLog
 from flamingo_jax.mirror import Mirror
 
@@ -79,7 +80,7 @@ def test_each_process_copies_its_own(bucket, open_mirror):
 
 
 def test_what_a_killed_process_did_not_copy(bucket, open_mirror):
-    """Its log tells how it died, and stays; another life's rows that contradict do not."""
+    """Its log tells how it died, and stays; of rows the bucket is the truth."""
     folder, one = open_mirror()
     (folder / "logs").mkdir()
     (folder / "logs" / "process-0.log").write_text("started\n")
@@ -87,10 +88,10 @@ def test_what_a_killed_process_did_not_copy(bucket, open_mirror):
     one.push()
     (folder / "logs" / "process-0.log").write_text("started\nSIGSEGV\n")
     (folder / "metrics.jsonl").write_text("1\n2\n3\n")
-    bucket.write("runs/one/metrics.jsonl", b"1\nother\n")  # gone on with elsewhere
+    bucket.write("runs/one/metrics.jsonl", b"1\n")  # gone on with elsewhere
     _, again = open_mirror()
     again.fetch()
-    assert (folder / "metrics.jsonl").read_text() == "1\nother\n"
+    assert (folder / "metrics.jsonl").read_text() == "1\n"
     again.push()
     assert held(bucket)["logs/process-0.log"] == b"started\nSIGSEGV\n"
 
@@ -115,6 +116,25 @@ def test_nothing_is_copied_without_the_lease(bucket, open_mirror, tmp_path):
     with pytest.raises(ValueError, match="taken over"):
         Mirror(tmp_path, storage.to_path(ADDRESS), 0, lost).push()
     assert not bucket.names()
+
+
+def test_a_copy_to_read_writes_nothing_but_its_report(bucket, monkeypatch):
+    bucket.write("runs/one/metrics.jsonl", b"1\n2\n")
+    bucket.write("runs/one/rows.jsonl", b"1\n")
+    folder, copy_back = mirror.reading_copy(ADDRESS)
+    assert [entry.name for entry in folder.iterdir()] == ["metrics.jsonl"]
+    bucket.write("runs/one/metrics.jsonl", b"1\n")  # the run goes back
+    before = dict(bucket.objects)
+    copy_back()
+    assert bucket.objects == before
+    folder, copy_back = mirror.reading_copy(ADDRESS)
+    assert (folder / "metrics.jsonl").read_text() == "1\n"
+    (folder / "report").mkdir()
+    (folder / "report" / "index.html").write_text("<html>")
+    copy_back()
+    assert held(bucket).keys() == {"metrics.jsonl", "rows.jsonl", "report/index.html"}
+    with pytest.raises(InputError, match="there is no run at 'gs://bucket/none'"):
+        mirror.reading_copy("gs://bucket/none")
 
 
 def test_it_copies_by_itself(bucket, open_mirror, monkeypatch):
