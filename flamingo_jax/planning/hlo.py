@@ -170,7 +170,8 @@ def parse(text: str) -> Module:
     """
     computations: dict[str, list[Instruction]] = {}
     entry, body = "", None
-    for line in text.splitlines():
+    # A kernel's metadata is printed over several lines, of which the last looks like an end.
+    for line in re.sub(r'\n(?="|\}\S)', "", text).splitlines():
         if line.startswith("}"):
             body = None
         elif header := _HEADER.match(line):

@@ -90,6 +90,20 @@ def test_cycles_are_those_of_what_runs_and_not_of_what_is_fused():
     assert hlo.estimated_cycles(hlo.parse(NESTED)) == 4 * 11 + 22 * 7
 
 
+def test_a_kernels_broken_lines_end_no_computation():
+    """As libtpu prints a Pallas call with metadata; what follows it runs as well."""
+    call = """  %kernel = f32[4] custom-call(%q.1), frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 128}"
+}}, metadata={op_name="pallas_call" stack_frame_id=3}, backend_config={"estimated_cycles":"5"}
+"""
+    place = NESTED.index("  %cost")
+    module = hlo.parse(NESTED[:place] + call + NESTED[place:])
+    assert module.times == hlo.parse(NESTED).times
+    assert hlo.estimated_cycles(module) == 4 * (11 + 5) + 22 * 7
+    kernel = next(i for _, i in module.instructions() if i.name == "kernel")
+    assert (kernel.opcode, kernel.op_name) == ("custom-call", "pallas_call")
+
+
 def test_arguments_have_their_paths_and_bytes():
     module = hlo.parse(NESTED)
     found = [(a.op_name, a.bytes, module.room(a)) for a in hlo.arguments(module)]
