@@ -8,7 +8,8 @@ would be with other queries, which `intervals` needs.
 |---|---|---|
 | `vqa` | VQA accuracy | VQAv2, OK-VQA, VizWiz, TextVQA |
 | `cider` `bleu` `rouge` | captions, in the words of `ptb` | COCO, Flickr30k, VATEX, YouCook2 |
-| `accuracy` | exact answers, iVQA, ranked classes and choices | MSVDQA, MSRVTTQA, iVQA, STAR, NExT-QA, ImageNet, Kinetics |
+| `accuracy` | exact answers, iVQA | MSVDQA, MSRVTTQA, iVQA |
+| | ranked classes and choices | ImageNet, Kinetics, STAR, NExT-QA |
 | `wups` | answers near in `wordnet` | NExT-QA, open-ended |
 | `ndcg` `auc` `rareact` | rankings | VisDial, HatefulMemes, RareAct |
 | `intervals` | 95 % intervals over queries, spread over trials | all |

@@ -1,9 +1,9 @@
 """Accuracies of answers that are right or wrong, and of classes and choices that are ranked.
 
-- `exact`: MSVDQA and MSRVTTQA (Xu et al. 2017): the answer is the reference's text. The papers choose
-  among a vocabulary; for texts that are generated, both sides go through `plain` first.
-- `ivqa`: iVQA (Yang et al. 2021, §4.3 and its program): five people each, right as far as two of them
-  gave the answer: min(those who did / 2, 1).
+- `exact`: MSVDQA and MSRVTTQA (Xu et al. 2017): the answer is the reference's text. The papers
+  choose among a vocabulary; for texts that are generated, both sides go through `plain` first.
+- `ivqa`: iVQA (Yang et al. 2021, §4.3 and its program): five people each, right as far as two of
+  them gave the answer: min(those who did / 2, 1).
 - `top`: classes or choices by score: ImageNet top-1, STAR and NExT-QA's multiple choice.
 - `kinetics`: mean of top-1 and top-5, as Flamingo tells Kinetics-700 (v1, table 4).
 """

@@ -18,7 +18,7 @@ SMALL, TINY = 1e-9, 1e-15
 
 
 def statistics(words: list[str], references: list[list[str]]) -> list[int]:
-    """Of one query: words, those of the nearest reference, runs that match, runs, of 1 to 4 words."""
+    """Of one query: words, the nearest reference's, runs of 1 to 4 that match, and all of them."""
     most = ngrams.count(references[0])
     for reference in references[1:]:
         most |= ngrams.count(reference)

@@ -1,14 +1,15 @@
 """How sure a score is: 95 % intervals over queries, and the spread over trials.
 
-Intervals are percentile bootstrap (Efron 1979): queries are drawn with replacement, as many as there
-are, and the metric of each draw is taken; what leaves 2.5 % of the draws on either side is the
-interval. Not BCa: its correction needs a jackknife of every metric and moves the ends of intervals
-over a thousand queries by less than they are printed with. Corpus statistics that weigh rather than
-count (CIDEr's document frequencies, RareAct's weights of a video's clips) are those of the whole
-set in every draw: what is asked is how sure the mean over queries is, the measure being given.
+Intervals are percentile bootstrap (Efron 1979): queries are drawn with replacement, as many as
+there are, and the metric of each draw is taken; what leaves 2.5 % of the draws on either side is
+the interval. Not BCa: its correction needs a jackknife of every metric and moves the ends of
+intervals over a thousand queries by less than they are printed with. Corpus statistics that weigh
+rather than count (CIDEr's document frequencies, RareAct's weights of a video's clips) are those of
+the whole set in every draw: what is asked is how sure the mean over queries is, the measure being
+given.
 
-The queries' interval does not hold what other support examples would change: that is the spread over
-trials, to be told beside it.
+The queries' interval does not hold what other support examples would change: that is the spread
+over trials, to be told beside it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """NDCG of VisDial's candidate answers, equal to the challenge's starter program.
 
-Das et al. 2017; the measure is of the 2018 challenge: DCG over as many of the best ranked candidates
-as people found at all relevant, discounted by log2(rank + 1), over the DCG of the best order.
+Das et al. 2017; the measure is of the 2018 challenge: DCG over as many of the best ranked
+candidates as people found at all relevant, discounted by log2(rank + 1), over the DCG of the best
+order.
 """
 
 from __future__ import annotations

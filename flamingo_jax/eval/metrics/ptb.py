@@ -1,11 +1,12 @@
 """Words of captions as the caption metrics count them, without Java.
 
-Does what pycocoevalcap's PTBTokenizer does: Stanford CoreNLP 3.4.1's, in small letters, then certain
-marks taken out. Each caption stands for itself here. The Java program reads the next one too and so
-takes "The letter K." for a word and a full stop if "The …" follows, for an initial if "the …" does;
-here it is always the latter, as at the end of a text. Blanks inside of a token (fractions, numbers
-of telephones, tags) part it, as metrics split there. Not done: newer letters than Unicode 6, letters
-written as SGML entities within words, and some hyphens after full stops ("Jan.-x").
+Does what pycocoevalcap's PTBTokenizer does: Stanford CoreNLP 3.4.1's, in small letters, then
+certain marks taken out. Each caption stands for itself here. The Java program reads on into the
+next one, and so takes the end of "The letter K." for a full stop if "The cat" follows, but for part
+of an initial if "the cat" does; here it is always the latter, as at the end of a file. Blanks
+inside of a token (fractions, numbers of telephones, tags) part it, as metrics split there. Not
+done: letters newer than Unicode 6, letters written as SGML entities within words, and some hyphens
+after full stops ("Jan.-x").
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flamingo_jax.eval.metrics.ptb_rules import PARTED, rules
 # What pycocoevalcap takes out. Its list has round and curly brackets in capitals, tokens are in
 # small letters: brackets stay in.
 REMOVED = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
-REMOVED_SHADOWS = frozenset('"–’‘“”«»…\x91\x92')  # marks that the Java program turns into those
+REMOVED_SHADOWS = frozenset('"–’\u2018“”«»…\x91\x92')  # what Java turns into those
 PLAIN = re.compile(r"[A-Za-z]+(?=[ ]|$)")  # one token, and most of what there is
 SOFT_HYPHEN = "\xad"
 

@@ -13,10 +13,10 @@ LETTER, DIGIT, MARK, NOTHING = "é", "0", "¤", "\0"
 
 # Characters beyond ASCII that patterns or rewriting know one by one, each by its shadow.
 KNOWN = {
-    **{mark: mark for mark in "’‘“”«»…⁄\x91\x92"},
-    **dict.fromkeys("‹›\x93\x94", '"'),
+    **{mark: mark for mark in "’\u2018“”«»…\u2044\x91\x92"},
+    **dict.fromkeys("\u2039\u203a\x93\x94", '"'),
     **dict.fromkeys("–—―\x96\x97", "–"),
-    **dict.fromkeys("‐‑֊", "-"),
+    **dict.fromkeys("\u2010\u2011\u058a", "-"),
 }
 # Marks that are words of their own; every other mark is dropped as if it were a blank.
 KEPT = (

@@ -1,8 +1,8 @@
 r"""The tokens of `ptb.tokenize`: a table of patterns, of which the longest match is taken.
 
-Found by asking the Java PTBTokenizer (Stanford CoreNLP 3.4.1) what it does with some 100,000 made-up
-words and captions. Rules that only tell one removed mark from another (quotes, dashes, the second
-full stop after "etc." at an end) are not here: `ptb.tokenize` drops those marks anyway.
+Found by asking the Java PTBTokenizer (Stanford CoreNLP 3.4.1) what it does with some 100,000
+made-up words and captions. Rules that only tell one removed mark from another (quotes, dashes, the
+second full stop after "etc." at an end) are not here: `ptb.tokenize` drops those marks anyway.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ Rewrite = Callable[[str], str]
 
 # Keep their full stop, whatever follows; written in capitals or not.
 ABBREVIATIONS = """
-adj adm adv al ala apr ariz assn assoc atty aug ave bhd bldg blvd brig bros calif capt cf cie cmdr co
-col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga
-gen gov hon inc ind insp intl invt jan jos jr jul jun kan kans ky lieut lt ltd maj mar md messrs mfg
-mich minn mme mo mon mont mr mrs ms mt mtg natl neb nev nov oct okla penn pfc ph plc prof pte pty pvt
-rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs tue tues
-univ va vs vt wed wis wisc wm wyo
+adj adm adv al ala apr ariz assn assoc atty aug ave bhd bldg blvd brig bros calif capt cf cie cmdr
+co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri
+ft ga gen gov hon inc ind insp intl invt jan jos jr jul jun kan kans ky lieut lt ltd maj mar md
+messrs mfg mich minn mme mo mon mont mr mrs ms mt mtg natl neb nev nov oct okla penn pfc ph plc
+prof pte pty pvt rd rep reps rev rt sen sens sep sept seq sfc sgt spc sq sr st ste supt sys tel
+tenn thu thurs tue tues univ va vs vt wed wis wisc wm wyo
 """.split()
 # These only with a capital, for they are words: "Mass.", "mass ."
 CAPITAL_ABBREVIATIONS = "ark az del ill la mass miss ore pa tex wash".split()
@@ -29,17 +29,18 @@ CAPITAL_ABBREVIATIONS = "ark az del ill la mass miss ore pa tex wash".split()
 NUMBERED = "art fig no nos p pp".split()
 # After an initial these begin a sentence: "plan j. The end" has no abbreviation.
 SENTENCE_STARTS = """
-A About According After An As At But Earlier He Her Here However If In It Last Many More Now Once One
-Other Our She Since So Some Such That The Their Then There These They This We What When While Yet You
+A About According After An As At But Earlier He Her Here However If In It Last Many More Now Once
+One Other Our She Since So Some Such That The Their Then There These They This We What When While
+Yet You
 """.split()
 # Words with an apostrophe inside or at their end that are one token.
 APOSTROPHE_WORDS = """
-ma'am e'er ne'er s'mores li'l c'mon cap'n nat'l ha'penny hawai'i xi'an dunkin' somethin' ol' 'em 'til
-'till 'cause 'n'
+ma'am e'er ne'er s'mores li'l c'mon cap'n nat'l ha'penny hawai'i xi'an dunkin' somethin' ol' 'em
+'til 'till 'cause 'n'
 """.split()
 FILE_ENDINGS = """
-bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt
-ps py sql tar tar.gz txt wav x xml zip
+bat bmp c cgi class cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png
+ppt ps py sql tar tar.gz txt wav x xml zip
 """.split()
 # Two words written as one: where they are parted.
 PARTED = {"cannot": 3, "gonna": 3, "gotta": 3, "lemme": 3, "gimme": 3, "wanna": 3}
@@ -51,7 +52,7 @@ SYMBOLS = {
 }
 STRAIGHT = str.maketrans(
     dict.fromkeys("’\x92", "'")
-    | dict.fromkeys("‘\x91", "`")
+    | dict.fromkeys("\u2018\x91", "`")
     | dict.fromkeys("“«", "``")
     | dict.fromkeys("”»", "''")
 )
@@ -138,7 +139,7 @@ MARKUP: tuple[Row, ...] = (
     ("<", rf"<{NAME}(?:[ ]+{NAME}(?:=(?:\"[^\"<>]*\"|'[^'<>]*'))?)*[ ]*/?>", as_is),
     ("a", rf"(?i:https?)://{INNER}]+{LAST}", as_is),
     ("a", rf"(?i:www)\.(?:{INNER}.!?{{}},]+\.)+[A-Za-z]{{2,4}}{PATH}", as_is),
-    ("a0“‘", rf"(?:{INNER}`'.!?{{}},$;:/-]+\.)+(?i:com|net|org|edu){PATH}{END}", as_is),
+    ("a0“\u2018", rf"(?:{INNER}`'.!?{{}},$;:/-]+\.)+(?i:com|net|org|edu){PATH}{END}", as_is),
     ("a0<", rf"<?[A-Za-z0-9]{INNER}{{}}]*@(?:{INNER}{{}}.]+\.)*{INNER}{{}}\[.,;:]+>?", as_is),
     ("@#", rf"@[A-Za-z_][A-Za-z0-9_]*|#{A}+", as_is),
     ("&", r"&(?i:amp|lt|gt|quot|apos|nbsp);", entities),
@@ -148,12 +149,12 @@ MARKUP: tuple[Row, ...] = (
 WORDS: tuple[Row, ...] = (
     ("a", rf"{any_of(PARTED)}(?!{W}|{Q}{CLITIC})", parted),
     ("'’", rf"({Q}[tT])(?i:is|was)", straight),
-    ("a", r"([A-Za-z]*[A-MO-Za-mo-z])[nN]['’‘`][tT]", as_is),
-    ("a", r"[nN]['’‘`][tT]", straight),
+    ("a", r"([A-Za-z]*[A-MO-Za-mo-z])[nN]['’\u2018`][tT]", as_is),
+    ("a", r"[nN]['’\u2018`][tT]", straight),
     ("a", rf"{A}{W}*(?:[.!?]{A}{W}*)*", as_is),
     ("a", rf"[dDlLoO]['’`](?!{CLITIC}{END}){A}{{2,}}(?:-{W}+)*|[dDlL]{Q}", as_is),
     ("a", rf"[A-HJ-XZn]{Q}(?!{CLITIC}{END}){A}{{2,}}", as_is),
-    ("a", rf"[A-Za-z]+[aeiouyAEIOUY]{Q}(?!{CLITIC}{END})[aeiouA-Z][A-Za-z]*", as_is),
+    ("a", rf"[A-Za-z]+[aeiouyAEIOUY]{Q}(?!{CLITIC}{END})[aeiouA-Z]{A}*", as_is),
     ("a", rf"{A}+(?:-{A}+)*-[dDlLoO]{Q}{A}{{2,}}", as_is),
     ("a0", rf"{W}+(?:[-_]{W}+)*", as_is),
     ("a'’", any_of(APOSTROPHE_WORDS), as_is),
@@ -180,7 +181,7 @@ ABBREVIATED: tuple[Row, ...] = (
 )
 NUMBERS: tuple[Row, ...] = (
     ("0-+.,:", rf"[-+]?{NUMBER}", as_is),
-    ("0", rf"(?:{D}{{1,4}}[- ])?{D}{{1,4}}(?:\\?/|⁄){D}{{1,4}}", as_is),
+    ("0", rf"(?:{D}{{1,4}}[- ])?{D}{{1,4}}(?:\\?/|\u2044){D}{{1,4}}", as_is),
     ("0", rf"{D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}}", as_is),
     ("0", rf"{NUMBER}(?:-{A}+)+", as_is),
     (
@@ -197,7 +198,7 @@ MARKS: tuple[Row, ...] = (
     ("(^-~>'", r"\([-^x=~<>'][_.]?[-^x=~<>']\)|'_'|\^[-_.]\^|[-~][_.][-~]|>_<", emoticon),
     ("?!*#_@<>", r"[?!]+|\*\*+|##+|__+|@@+|<<|>>", as_is),
     ("'`.-", r"''|``|\.\.\.+|---*", dropped),
-    ("`“”‘’«»", "[`“”‘’«»][“”‘’«»`]", straight),
+    ("`“”\u2018’«»", "[`“”\u2018’«»][“”\u2018’«»`]", straight),
     ("*", r"\S", symbols),
 )
 

@@ -1,10 +1,10 @@
 """mWAP of RareAct (Miech et al. 2020, §4), equal to the data set's own program.
 
 Each action (verb, noun) with a positive clip ranks its clips: its positives; as hard negatives what
-was annotated so (2, 3, 4) and positives of actions that share its verb or its noun; as negatives what
-was annotated so (0) and positives of actions that share neither. In each of the three groups a clip
-weighs one over the group's clips of the same video. The weighted average precisions are averaged
-over actions.
+was annotated so (2, 3, 4) and positives of actions that share its verb or its noun; as negatives
+what was annotated so (0) and positives of actions that share neither. In each of the three groups
+a clip weighs one over the group's clips of the same video. The weighted average precisions are
+averaged over actions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Clip:
       video: of which the clip is a part.
       verb, noun: of the action that it was annotated for.
       action: its number, the column of the scores.
-      annotation: 1 positive; 2, 3, 4 hard negative (verb right, noun right, not together); 0 negative.
+      annotation: 1 positive; 2, 3, 4 hard negative (verb right, noun right, not together); 0
+        negative.
     """
 
     video: str
@@ -48,7 +49,8 @@ class Ranking:
       clips: i64[m] their places in the list of all.
       labels: f64[m] 1 for positives.
       weights: f64[m] one over the clips of the same video and group.
-      ends: places after which the score changes: between clips with the same score there is no order.
+      ends: places after which the score changes: between clips with the same score there is no
+        order.
     """
 
     clips: np.ndarray
@@ -114,8 +116,8 @@ def score(predictions: Sequence[Sequence[float]], references: Sequence[Clip]) ->
       references: the clips.
 
     Raises:
-      InputError: for other numbers of predictions and clips, an action without a column, two numbers
-        for one action, or no positive clip.
+      InputError: for other numbers of predictions and clips, an action without a column, two
+        numbers for one action, or no positive clip.
     """
     scores.check_paired(predictions, references)
     table = scores.matrix(predictions, "scores")

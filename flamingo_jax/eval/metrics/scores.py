@@ -18,10 +18,10 @@ class Score:
     Attributes:
       value: the metric, of all queries.
       queries: how many.
-      values: f64[queries] of each query; None where one query alone has none (AUC, mWAP). Their mean
-        is `value` unless the metric pools queries (BLEU).
-      resampled: counts i64[R, queries], how often each query was drawn, → f64[R] the metric of those
-        draws; NaN where a draw has none.
+      values: f64[queries] of each query; None where one query alone has none (AUC, mWAP). Their
+        mean is `value` unless the metric pools queries (BLEU).
+      resampled: counts i64[R, queries], how often each query was drawn, → f64[R] the metric of
+        those draws; NaN where a draw has none.
     """
 
     value: float

@@ -1,7 +1,7 @@
 r"""VQA accuracy (Antol et al. 2015, §3; Goyal et al. 2017), equal to the official `vqaEval.py`.
 
-An answer is right as far as people gave it: min(those who did / 3, 1), averaged over leaving out each
-of the (ten) people in turn. Before that both sides are normalised, with all the quirks of the
+An answer is right as far as people gave it: min(those who did / 3, 1), averaged over leaving out
+each of the (ten) people in turn. Before that both sides are normalised, with all the quirks of the
 official program: "none" is 0, a mark between two words without blanks becomes a blank unless a
 number with a comma is near, at most 32 full stops go, contractions are looked up in small letters
 though the table has "Im".
@@ -13,8 +13,8 @@ Where programs differ:
   NLTK's tagger. Do so in the task if its numbers are compared; nothing is stemmed here.
 - VizWiz uses the official program; TextVQA's challenge normalises a little differently ("'s" is
   parted, commas and question marks go first). Flamingo and OpenFlamingo use VQAv2's for all four.
-- a question may have any number of answers; the people are told apart by their place, as the official
-  program tells them by `answer_id`.
+- a question may have any number of answers; the people are told apart by their place, as the
+  official program tells them by `answer_id`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ NUMBER_WITH_COMMA = re.compile(r"\d,\d")
 
 # Words of the official table that only lack their apostrophe, as they are written in full.
 CONTRACTED = """
-ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd how'll
-how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock oughtn't shan't
-should've shouldn't somebody'll somebody's someone'd someone'll someone's something'd something'll
-that's there'd there're there's they'd they'll they're they've 'twas wasn't we've weren't what'll
-what're what's what've when's where'd where's where've who'd who'll who's who've why'll why're why's
-won't would've wouldn't y'all you'd you'll you're you've
+ain't aren't can't could've couldn't didn't doesn't don't hadn't hasn't haven't he'd he's how'd
+how'll how's isn't it'd it'll ma'am mightn't might've mustn't must've needn't not've o'clock
+oughtn't shan't should've shouldn't somebody'll somebody's someone'd someone'll someone's
+something'd something'll that's there'd there're there's they'd they'll they're they've 'twas
+wasn't we've weren't what'll what're what's what've when's where'd where's where've who'd who'll
+who's who've why'll why're why's won't would've wouldn't y'all you'd you'll you're you've
 """.split()
 # Those with two apostrophes, either of which may be left out.
 TWICE_CONTRACTED = """
@@ -90,7 +90,7 @@ def without_marks(answer: str) -> str:
 
 
 def normalise(answer: str) -> str:
-    """An answer in small letters without marks and articles, numbers as digits, contractions whole."""
+    """An answer in small letters, no marks, no articles, numbers as digits, contractions whole."""
     words = [NUMBERS.get(word, word) for word in without_marks(trimmed(answer)).lower().split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
 

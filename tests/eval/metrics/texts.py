@@ -11,27 +11,45 @@ import tarfile
 from collections.abc import Iterator, Sequence
 
 WORDS = (
-    *("dog", "man's", "women's", "dogs'", "can't", "cannot", "won't", "isn't", "it's", "they're"),
-    *("I'm", "you've", "he'll", "she'd", "o'clock", "ma'am", "y'all", "gonna", "wanna", "gotta"),
-    *("lemme", "gimme", "'em", "'cause", "'til", "'tis", "'twas", "rock'n'roll", "rock 'n' roll"),
-    *("O'Reilly", "d'Orsay", "L'Oreal", "DON'T", "IT'S", "don’t", "it’s", "man’s", "‘til", "let's"),
-    *("Mr.", "Mrs.", "Dr.", "St.", "Jr.", "Inc.", "Co.", "Corp.", "Ltd.", "vs.", "etc.", "e.g."),
-    *("i.e.", "a.m.", "p.m.", "U.S.", "U.K.", "D.C.", "J.R.R.", "No.", "Ave.", "Jan.", "Sept."),
-    *("Mon.", "Calif.", "Ph.D.", "approx.", "ft.", "in.", "lb.", "oz.", "Gen.", "Prof.", "al."),
-    *("5", "12", "1,000", "3.14", "$5.00", "50%", "1/2", "2 1/2", "3:30", "10am", "6ft", "1990s"),
-    *("'90s", "5'10", "6'2\"", "10-year-old", "1st", "2nd", "#1", "No.1", "12/31/2010", "2010-12-31"),
-    *("-5", "+3", ".5", "1.", "555-1234", "800-555-1234", "€20", "£5", "¥100", "US$5", "20°", "x2"),
-    *("state-of-the-art", "t-shirt", "T-shirt", "x-ray", "black-and-white", "and/or", "b/w", "w/"),
-    *("his/her", "stop/go", "AT&T", "M&M's", "B&B", "R&B", "Q&A", "c++", "wi-fi", "e-mail", "Yahoo!"),
-    *("http://www.example.com/a?b=1", "www.example.com", "example.com", "me@example.com", "@user"),
-    *("#tag", "<b>", "</b>", "<3", ":)", ":-)", ";)", ":D", ":(", "=)", "^_^", "&amp;", "&", "&lt;"),
-    *("café", "naïve", "jalapeño", "Zürich", "日本", "привет", "über-cool", "fiancé's", "½", "²", "№"),
+    *("dog", "man's", "women's", "dogs'", "can't", "cannot", "won't", "isn't", "it's"),
+    *("they're"),
+    *("I'm", "you've", "he'll", "she'd", "o'clock", "ma'am", "y'all", "gonna", "wanna"),
+    *("gotta"),
+    *("lemme", "gimme", "'em", "'cause", "'til", "'tis", "'twas", "rock'n'roll"),
+    *("rock 'n' roll"),
+    *("O'Reilly", "d'Orsay", "L'Oreal", "DON'T", "IT'S", "don’t", "it’s", "man’s"),
+    *("\u2018til", "let's"),
+    *("Mr.", "Mrs.", "Dr.", "St.", "Jr.", "Inc.", "Co.", "Corp.", "Ltd.", "vs.", "etc."),
+    *("e.g."),
+    *("i.e.", "a.m.", "p.m.", "U.S.", "U.K.", "D.C.", "J.R.R.", "No.", "Ave.", "Jan."),
+    *("Sept."),
+    *("Mon.", "Calif.", "Ph.D.", "approx.", "ft.", "in.", "lb.", "oz.", "Gen.", "Prof."),
+    *("al."),
+    *("5", "12", "1,000", "3.14", "$5.00", "50%", "1/2", "2 1/2", "3:30", "10am", "6ft"),
+    *("1990s"),
+    *("'90s", "5'10", "6'2\"", "10-year-old", "1st", "2nd", "#1", "No.1", "12/31/2010"),
+    *("2010-12-31"),
+    *("-5", "+3", ".5", "1.", "555-1234", "800-555-1234", "€20", "£5", "¥100", "US$5"),
+    *("20°", "x2"),
+    *("state-of-the-art", "t-shirt", "T-shirt", "x-ray", "black-and-white", "and/or"),
+    *("b/w", "w/"),
+    *("his/her", "stop/go", "AT&T", "M&M's", "B&B", "R&B", "Q&A", "c++", "wi-fi"),
+    *("e-mail", "Yahoo!"),
+    *("http://www.example.com/a?b=1", "www.example.com", "example.com", "me@example.com"),
+    *("@user"),
+    *("#tag", "<b>", "</b>", "<3", ":)", ":-)", ";)", ":D", ":(", "=)", "^_^", "&amp;"),
+    *("&", "&lt;"),
+    *("café", "naïve", "jalapeño", "Zürich", "日本", "привет", "über-cool", "fiancé's"),
+    *("½", "²", "№"),
     *("™", "®", "©", "•", "…", "→", "★", "🐶", "👍🏽", "❤️", "fi", "İstanbul", "ǅ", "ß", "�"),
 )  # fmt: skip
 MARKS = (
-    *(".", ",", "!", "?", ";", ":", "...", "..", "....", "!!", "??", "?!", "!?", "-", "--", "---"),
-    *("–", "—", "'", '"', "''", "``", "`", "“", "”", "‘", "’", "«", "»", "(", ")", "[", "]", "{"),
-    *("}", "<", ">", "/", "\\", "|", "_", "*", "+", "=", "~", "^", "@", "#", "$", "%", "&", " . "),
+    *(".", ",", "!", "?", ";", ":", "...", "..", "....", "!!", "??", "?!", "!?", "-"),
+    *("--", "---"),
+    *("–", "—", "'", '"', "''", "``", "`", "“", "”", "\u2018", "’", "«", "»", "(", ")"),
+    *("[", "]", "{"),
+    *("}", "<", ">", "/", "\\", "|", "_", "*", "+", "=", "~", "^", "@", "#", "$", "%"),
+    *("&", " . "),
 )  # fmt: skip
 
 
@@ -83,7 +101,7 @@ def captions(shared: pathlib.Path, count: int, seed: int) -> list[str]:
 
 
 def answers(count: int, seed: int) -> Iterator[tuple[str, list[str]]]:
-    """(prediction, ten answers) each: some agree, some only once they are normalised, some never."""
+    """(prediction, ten answers) each: some agree, some once they are normalised, some never."""
     draw = random.Random(seed)
     plain = ("yes", "no", "two", "2", "a dog", "the dog", "dog", "none", "0", "ten", "on the left")
     for _ in range(count):
