@@ -16,7 +16,7 @@ import numpy as np
 
 from flamingo_jax.errors import InputError
 from flamingo_jax.eval.metrics import scores
-from flamingo_jax.eval.metrics.scores import Score
+from flamingo_jax.eval.metrics.scores import Score, Table
 
 
 def plain(answer: str) -> str:
@@ -53,7 +53,7 @@ def ivqa(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Sco
     return scores.mean(values)
 
 
-def top(predictions: Sequence[Sequence[float]], references: Sequence[int], k: int = 1) -> Score:
+def top(predictions: Table, references: Sequence[int], k: int = 1) -> Score:
     """Share of queries whose right option is among the k best, 0 to 1.
 
     Of options with the same score the first is ahead, so that scores that are all the same are no
@@ -81,11 +81,11 @@ def top(predictions: Sequence[Sequence[float]], references: Sequence[int], k: in
     return scores.mean(values)
 
 
-def kinetics(predictions: Sequence[Sequence[float]], references: Sequence[int]) -> Score:
+def kinetics(predictions: Table, references: Sequence[int]) -> Score:
     """Mean of top-1 and top-5 accuracy, 0 to 1.
 
     Raises:
       InputError: as `top`.
     """
     both = [top(predictions, references, k).values for k in (1, 5)]
-    return scores.mean(np.mean([values for values in both if values is not None], axis=0))
+    return scores.mean(np.mean(both, axis=0))

@@ -47,4 +47,4 @@ def score(predictions: Sequence[float], references: Sequence[int]) -> Score:
             return (positive * (below + negative / 2)).sum(axis=1) / pairs
 
     whole = resampled(np.ones((1, len(mine)), np.int64))
-    return Score(float(whole[0]), len(mine), None, resampled)
+    return Score(float(whole[0]), len(mine), np.empty(0), resampled)

@@ -7,16 +7,14 @@ order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from flamingo_jax.errors import InputError
 from flamingo_jax.eval.metrics import scores
-from flamingo_jax.eval.metrics.scores import Score
+from flamingo_jax.eval.metrics.scores import Score, Table
 
 
-def score(predictions: Sequence[Sequence[float]], references: Sequence[Sequence[float]]) -> Score:
+def score(predictions: Table, references: Table) -> Score:
     """NDCG, 0 to 1. Of candidates with the same score the first is ahead.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 
 from flamingo_jax.errors import InputError
 from flamingo_jax.eval.metrics import scores
-from flamingo_jax.eval.metrics.scores import Score
+from flamingo_jax.eval.metrics.scores import Score, Table
 
 POSITIVE, NEGATIVE = 1, 0
 
@@ -105,7 +105,7 @@ def average_precision(ranked: Ranking, counts: np.ndarray) -> np.ndarray:
     return (np.diff(recall, axis=1, prepend=0) * precision).sum(axis=1)
 
 
-def score(predictions: Sequence[Sequence[float]], references: Sequence[Clip]) -> Score:
+def score(predictions: Table, references: Sequence[Clip]) -> Score:
     """mWAP, 0 to 1.
 
     In resampled sets weights are those of the whole set, and an action without a positive clip is
@@ -143,4 +143,4 @@ def score(predictions: Sequence[Sequence[float]], references: Sequence[Clip]) ->
             return np.where(known, each, 0).sum(axis=0) / known.sum(axis=0)
 
     whole = resampled(np.ones((1, len(references)), np.int64))
-    return Score(float(whole[0]), len(references), None, resampled)
+    return Score(float(whole[0]), len(references), np.empty(0), resampled)

@@ -10,6 +10,8 @@ import numpy as np
 
 from flamingo_jax.errors import InputError
 
+Table = Sequence[Sequence[float]] | np.ndarray  # numbers of queries × options
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -18,7 +20,7 @@ class Score:
     Attributes:
       value: the metric, of all queries.
       queries: how many.
-      values: f64[queries] of each query; None where one query alone has none (AUC, mWAP). Their
+      values: f64[queries] of each query, empty where one query alone has none (AUC, mWAP). Their
         mean is `value` unless the metric pools queries (BLEU).
       resampled: counts i64[R, queries], how often each query was drawn, → f64[R] the metric of
         those draws; NaN where a draw has none.
@@ -26,7 +28,7 @@ class Score:
 
     value: float
     queries: int
-    values: np.ndarray | None
+    values: np.ndarray
     resampled: Callable[[np.ndarray], np.ndarray]
 
 
@@ -42,7 +44,9 @@ def mean(values: Sequence[float] | np.ndarray) -> Score:
     return Score(float(each.mean()), len(each), each, lambda n: n @ each / n.sum(axis=1))
 
 
-def check_paired(predictions: Sequence[Any], references: Sequence[Any]) -> None:
+def check_paired(
+    predictions: Sequence[Any] | np.ndarray, references: Sequence[Any] | np.ndarray
+) -> None:
     """Raises unless there are as many predictions as references, and any.
 
     Raises:
@@ -72,7 +76,7 @@ def check_referenced(references: Sequence[Sequence[Any]]) -> None:
             )
 
 
-def matrix(values: Any, what: str) -> np.ndarray:
+def matrix(values: Table, what: str) -> np.ndarray:
     """Numbers of queries × options, checked: f64[queries, options].
 
     Raises:

@@ -2,9 +2,9 @@
 
 Each word of either answer is matched with the nearest of the other by Wu and Palmer's similarity of
 their first senses, a similarity below the threshold counting a tenth; the products over the words
-of either side are taken, words without any match left out, and the smaller counts. Flamingo
-reports it with threshold 0 (the program's column WUPS). Of NExT-QA's types of question, counting
-(DC) and yes-no (DB) want the exact answer; of several references the best counts.
+of either side are taken, words without any match left out, and the smaller counts. The program
+prints it with threshold 0; Flamingo's paper does not say which it has. Of NExT-QA's types of
+question, counting (DC) and yes-no (DB) want the exact answer; of several references the best counts.
 
 The program lemmatises with NLTK's tagger, whose model is in no package that is kept. `lemmatise`
 takes the shorter of a word's base forms as noun and as verb instead, on both sides alike; give a
@@ -22,8 +22,7 @@ from flamingo_jax.eval.metrics.wordnet import NOUN, VERB, WordNet
 EXACT_TYPES = frozenset(("DC", "DB"))
 FAR = 0.1  # what is below the threshold counts so much of itself
 
-# Left out of answers: NLTK's English list without what NExT-QA asks for (where, how many, yes or
-# no).
+# Left out of answers, as in stopwords.txt of doc-doc/NExT-OE: no, not, after and the like stay.
 STOP_WORDS = frozenset(
     """
 i me my myself we our ours ourselves you you're you've you'll you'd your yours yourself yourselves

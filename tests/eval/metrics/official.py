@@ -23,7 +23,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,30 +72,31 @@ def java_words(captions: list[str]) -> list[list[str]]:
 def compare_words(shared: pathlib.Path, count: int) -> Frozen:
     """The tokenizer on real captions, and on ones with up to four awkward changes."""
     real = texts.base_texts(shared)
-    made = texts.captions(shared, count, SEED)
+    kinds = {
+        "real": real,
+        "made-up": texts.captions(real, count, SEED),
+        "our own": texts.captions(texts.OWN, 250, SEED),
+    }
     rows: list[list[Any]] = []
-    for kind, captions in (("real", real), ("made-up", made)):
+    for kind, captions in kinds.items():
         theirs = java_words(captions)
-        wrong = [
-            (caption, words, mine)
-            for caption, words in zip(captions, theirs, strict=True)
-            if (mine := ptb.tokenize(caption)) != words
-        ]
-        share = 1 - len(wrong) / len(captions)
-        good = kind == "made-up" or share >= ALIKE
-        say(f"words of {len(captions)} {kind} captions: {share:.3%} alike", good)
-        for caption, words, mine in wrong[:20]:
-            print(f"        {caption!r}\n          theirs {words}\n          ours   {mine}")
-        alike = [list(pair) for pair in zip(captions, theirs, strict=True)]
-        alike = [row for row in alike if ptb.tokenize(row[0]) == row[1]]
-        rows += random.Random(SEED).sample(alike, 50 if kind == "real" else 200)
+        pairs = list(zip(captions, theirs, strict=True))
+        wrong = [pair for pair in pairs if ptb.tokenize(pair[0]) != pair[1]]
+        share = 1 - len(wrong) / len(pairs)
+        say(
+            f"words of {len(pairs)} {kind} captions: {share:.3%} alike",
+            kind != "real" or share >= ALIKE,
+        )
+        for caption, words in wrong[:20]:
+            print(f"        {caption!r}\n          theirs {words}")
+            print(f"          ours   {ptb.tokenize(caption)}")
+        rows = [list(pair) for pair in pairs if pair not in wrong]
     return {"words": rows}
 
 
-def caption_sets(shared: pathlib.Path, count: int) -> tuple[list[str], list[list[str]]]:
+def caption_sets(pool: Sequence[str], count: int) -> tuple[list[str], list[list[str]]]:
     """Predictions and one to five references each, some of them near, of words alone."""
     draw = random.Random(SEED)
-    pool = texts.base_texts(shared)
     predictions, references = [], []
     for _ in range(count):
         text = draw.choice(pool)
@@ -127,7 +128,7 @@ def our_caption_scores(predictions: list[str], references: list[list[str]]) -> F
     found: Frozen = {"bleu": [[one.value for one in four], each.tolist()]}
     for name, room in (("cider", cider), ("rouge", rouge)):
         one = room.score(predictions, references, str.split)
-        found[name] = [one.value, np.asarray(one.values).tolist()]
+        found[name] = [one.value, one.values.tolist()]
     return found
 
 
@@ -141,8 +142,8 @@ def furthest(one: Any, other: Any) -> float:
 def compare_captions(shared: pathlib.Path, count: int) -> Frozen:
     """CIDEr, BLEU and ROUGE on texts of words."""
     frozen: Frozen = {}
-    for number in (count, 40):
-        predictions, references = caption_sets(shared, number)
+    for number, pool in ((count, texts.base_texts(shared)), (40, texts.OWN)):
+        predictions, references = caption_sets(pool, number)
         theirs = caption_scores(predictions, references)
         ours = our_caption_scores(predictions, references)
         for name, values in theirs.items():
@@ -211,7 +212,7 @@ def compare_rankings() -> Frozen:
         for row, truth in zip(table, relevance, strict=True)
     ]
     ours = ndcg.score(table.tolist(), relevance.tolist())
-    far_ndcg = furthest(values, np.asarray(ours.values).tolist())
+    far_ndcg = furthest(values, ours.values.tolist())
     say(f"AUC of 2000 scores: at most {far_auc:.1e} apart", far_auc < CLOSE)
     say(f"NDCG of 200 turns: at most {far_ndcg:.1e} apart", far_ndcg < CLOSE)
     frozen["ndcg"] = [table[:3].tolist(), relevance[:3].tolist(), values[:3]]
@@ -254,7 +255,7 @@ def compare_wordnet(count: int) -> Frozen:
     far, unlike = 0.0, 0
     for one, other in zip(words[::2], words[1::2], strict=True):
         mine = [ours.first_sense(word) for word in (one, other)]
-        both = [(theirs.synsets(word) or [None])[0] for word in (one, other)]
+        both: list[Any] = [(theirs.synsets(word) or [None])[0] for word in (one, other)]
         for sense, synset in zip(mine, both, strict=True):
             unlike += (sense and sense.offset) != (synset and synset.offset())
         if mine[0] and mine[1]:
@@ -288,7 +289,7 @@ def compare_wups(path: pathlib.Path, count: int) -> Frozen:
 
 def main() -> int:
     """Compares what there is to compare; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="Compares our metrics with the official programs.")
     parser.add_argument("--shared", type=pathlib.Path, required=True, help="the shared data")
     parser.add_argument("--vqa", type=pathlib.Path, help="the official vqaEval.py")
     parser.add_argument("--rareact", type=pathlib.Path, help="a clone of antoine77340/RareAct")
