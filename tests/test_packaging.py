@@ -17,8 +17,7 @@ from packaging.version import Version
 import flamingo_jax
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-UNTESTED = {"gpu", "tpu", "plan", "s3", "wandb"}  # what tests can do without
-UNTESTED = {"gpu", "tpu", "plan", "gcs", "s3", "wandb", "eval"}  # what tests can do without
+UNTESTED = {"gpu", "tpu", "plan", "s3", "wandb", "eval"}  # what tests can do without
 
 
 @pytest.fixture(scope="module")
