@@ -7,10 +7,39 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from flamingo_jax.data.faults import BadRecord
 from flamingo_jax.data.prompt import Video
+from flamingo_jax.data.readers.record import Reader
 
-Medium = pathlib.Path | Video | bytes
-"""A picture in a file, a clip (or a part of one) in a file, or an encoded picture."""
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """An encoded picture in a record of a set.
+
+    Attributes:
+      reader: of the set.
+      index: of the record.
+      field: its name.
+    """
+
+    reader: Reader
+    index: int
+    field: str
+
+    def read(self) -> bytes:
+        """The picture's bytes.
+
+        Raises:
+          BadRecord: if the record cannot be read, or there are no such bytes.
+        """
+        data = self.reader[self.index].fields.get(self.field)
+        if not isinstance(data, bytes):
+            raise BadRecord("no image", f"record {self.index}, field {self.field!r}")
+        return data
+
+
+Medium = pathlib.Path | Video | Stored
+"""A picture in a file, a clip (or a part of one) in a file, or a picture in a record."""
 
 CAPTION, ANSWER, CHOICE = "caption", "answer", "choice"
 KINDS = (CAPTION, ANSWER, CHOICE)

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from flamingo_jax.data.prompt import Text, Video, lay_out
+from flamingo_jax.data.readers.record import Record
 from flamingo_jax.data.tokenizer import open_tokenizer
 from flamingo_jax.errors import InputError
-from flamingo_jax.eval.examples import ANSWER, CAPTION, CHOICE, Benchmark, Example
+from flamingo_jax.eval.examples import ANSWER, CAPTION, CHOICE, Benchmark, Example, Stored
 from flamingo_jax.eval.protocol import presets
 from flamingo_jax.eval.protocol.prompts import Asker, Prompt
 from flamingo_jax.eval.protocol.splits import Chosen
@@ -20,6 +21,10 @@ from flamingo_jax.eval.protocol.templates import Template
 
 MEMES = ("no", "yes")
 CLASSES = ("tench", "goldfish", "great white shark")
+
+
+class Records(list[Record]):
+    """A reader."""
 
 
 def picture(name: str) -> pathlib.Path:
@@ -205,19 +210,22 @@ def test_parts_are_what_generate_takes() -> None:
 def test_media_of_every_form() -> None:
     file = io.BytesIO()
     Image.new("RGB", (3, 2), (9, 8, 7)).save(file, "PNG")
+    fields = {"image": file.getvalue(), "broken": b"nothing"}
+    records = Records([Record("0", fields)])
     clip = Video("/clips/a.mp4", start=2.0, end=5.0)
     of = caption("coco")
-    for medium in (clip, file.getvalue(), picture("z"), b"nothing"):
+    broken = [Stored(records, 0, name) for name in ("broken", "missing")]
+    for medium in (clip, Stored(records, 0, "image"), picture("z"), *broken):
         query = Example("m", medium)
         asker = Asker(presets.FLAMINGO, of, Chosen(tuple(of.support), (query,)), 0)
-        if medium == b"nothing":
+        if medium in broken:
             with pytest.raises(InputError, match="the picture of 'm' is broken"):
                 asker.prompts(query, 0)
             continue
         part = asker.prompts(query, 0)[0].own[0]
         if isinstance(medium, Video):
             assert part == Video("/clips/a.mp4", 30, 3.0, 2.0, 5.0)
-        elif isinstance(medium, bytes):
+        elif isinstance(medium, Stored):
             assert np.asarray(part).tolist() == [[[9, 8, 7]] * 3] * 2
         else:
             assert part == medium

@@ -7,7 +7,7 @@
     for query in chosen.queries:
         [prompt] = asker.prompts(query, shots=4)  # several with prompt ensembling
         [answer] = flamingo.generate([prompt.parts], **dataclasses.asdict(how))
-        print(protocol.cleaned(benchmark).clean(answer))
+        print(protocol.cleaner(benchmark).clean(answer))
 
 `presets` are the published protocols, `templates` their texts, `splits` which examples are used,
 `shots` which of them a query is shown, `prompts` lays them out, `answers` cleans what comes back.

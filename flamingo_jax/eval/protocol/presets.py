@@ -122,7 +122,7 @@ class Protocol:
         assert limit is not None, f"{benchmark.name} is close-ended"
         return Generation(limit, self.beams, self.length_penalty, self.stop)
 
-    def cleaned(self, benchmark: Benchmark) -> Cleaning:
+    def cleaner(self, benchmark: Benchmark) -> Cleaning:
         """What becomes of the answers of an open-ended benchmark."""
         return _own(self.cleaning, benchmark) or Cleaning()
 

@@ -13,7 +13,7 @@ from PIL import Image
 from flamingo_jax.data.prompt import Text, Video, text
 from flamingo_jax.data.tokenizer import EOC, IMAGE
 from flamingo_jax.errors import InputError
-from flamingo_jax.eval.examples import ANSWER, CHOICE, Benchmark, Example
+from flamingo_jax.eval.examples import ANSWER, CHOICE, Benchmark, Example, Stored
 from flamingo_jax.eval.protocol.presets import COMMON, SHARED, Protocol
 from flamingo_jax.eval.protocol.shots import Shots
 from flamingo_jax.eval.protocol.splits import Chosen
@@ -121,10 +121,10 @@ class Asker:
         medium = example.medium
         if isinstance(medium, Video):
             return dataclasses.replace(medium, frames=self._protocol.frames, fps=self._protocol.fps)
-        if isinstance(medium, bytes):
+        if isinstance(medium, Stored):
             try:
-                return Image.open(io.BytesIO(medium))
-            except (OSError, ValueError) as error:
+                return Image.open(io.BytesIO(medium.read()))
+            except (OSError, ValueError) as error:  # BadRecord is a ValueError
                 raise InputError(f"the picture of {example.key!r} is broken: {error}") from error
         return medium
 

@@ -4,6 +4,7 @@ import pathlib
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from flamingo_jax.data.prompt import Video, lay_out
 from flamingo_jax.data.tokenizer import open_tokenizer
@@ -173,6 +174,21 @@ def test_parts_of_clips(tmp_path: pathlib.Path) -> None:
         "1": ("c.mp4", 1.0, 2.5),  # of custom, which came last
         "2": ("TLMroVuZ_Nc.mp4", 20.0, 30.0),
     }  # fmt: skip
+
+
+def test_pictures_in_records(tmp_path: pathlib.Path) -> None:
+    read = of("coco_tfds", tmp_path)
+    by_key = {query.key: query for query in read.queries}
+    assert sorted(by_key) == ["4", "5"] and len(read.support) == 3
+    assert by_key["4"].answers == ("é 4.0", "é 4.1")
+    chosen = splits.choose(read, presets.FLAMINGO)
+    asker = Asker(presets.FLAMINGO, read, chosen, 0)
+    [made] = asker.prompts(by_key["4"], 3)
+    assert made.parts[-2].convert("RGB").getpixel((0, 0)) == (4, 0, 0)
+    shades = [part.getpixel((0, 0))[0] for part in made.support if isinstance(part, Image.Image)]
+    assert [str(shade) for shade in shades] == list(made.shots)
+    with pytest.raises(InputError, match=r"'coco_captions' in .* has no split 'val'"):
+        benchmarks.load("coco_tfds", tmp_path, "val")
 
 
 def test_grades_of_visdial(tmp_path: pathlib.Path) -> None:
