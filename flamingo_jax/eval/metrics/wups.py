@@ -4,8 +4,8 @@ Each word of either answer is matched with the nearest of the other by Wu and Pa
 their first senses, a similarity below the threshold counting a tenth; the products over the words
 of either side are taken, words without any match left out, and the smaller counts. The program
 prints it with threshold 0; Flamingo's paper does not say which it has. Of NExT-QA's types of
-question, counting (DC) and yes-no (DB) want the exact answer; of several references the best one
-counts.
+question, counting (DC) and yes-no (DB) want the exact answer.
+Of several references the best counts.
 
 The program lemmatises with NLTK's tagger, whose model is in no package that is kept. `lemmatise`
 takes the shorter of a word's base forms as noun and as verb instead, on both sides alike; give a
