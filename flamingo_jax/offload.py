@@ -59,6 +59,19 @@ def _check(device: Any) -> None:
         )
 
 
+def lend(tree: Params, abstract: Params) -> Params:
+    """Arrays that were made on the devices, those moved to the hosts that `abstract` has there."""
+    flat = flatten_paths(abstract)
+
+    def move(path: str, a: Array) -> Array:
+        target = flat[path].sharding
+        if target.memory_kind != HOST:
+            return a
+        return jax.jit(lambda a: a, out_shardings=target)(a)  # also of several processes
+
+    return map_paths(move, tree)
+
+
 def on_devices(abstract: Params) -> Params:
     """ShapeDtypeStructs with shardings, all of them moved to the devices' own memory."""
 

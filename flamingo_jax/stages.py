@@ -8,7 +8,7 @@ import functools
 import jax
 import numpy as np
 
-from flamingo_jax import assemble, inputs, pace, progress
+from flamingo_jax import assemble, inputs, offload, pace, progress
 from flamingo_jax import config as configs
 from flamingo_jax.checkpoint import (
     Restored,
@@ -183,9 +183,8 @@ def frozen_parameters(
         mean, deviation = inputs.feature_statistics(run, stage, unflatten_paths(frozen))
         frozen["vision/mean"] = _placed(mean, flat["vision/mean"])
         frozen["vision/deviation"] = _placed(deviation, flat["vision/deviation"])
-    # Made on the devices, some of them belong on the hosts.
-    placed = {path: jax.device_put(frozen[path], flat[path].sharding) for path in sorted(frozen)}
-    tree = unflatten_paths(placed)
+    tree = unflatten_paths({path: frozen[path] for path in sorted(frozen)})
+    tree = offload.lend(tree, stage.frozen)
     return tree, save_frozen(run.workdir.place, tree)
 
 

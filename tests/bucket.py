@@ -12,6 +12,7 @@ import itertools
 import json
 import pathlib
 import re
+import sys
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -113,8 +114,7 @@ def serve() -> Iterator[Bucket]:
     """The bucket of this name behind a port of this machine, until the block ends."""
     bucket = Bucket()
     handler = type("Handler", (_Handler,), {"bucket": bucket, "uploads": {}})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     bucket.url = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -131,6 +131,16 @@ def environment(bucket: Bucket) -> dict[str, str]:
         "TENSORSTORE_GCS_HTTP_URL": bucket.url,
         "FSSPEC_GCS_TOKEN": "anon",
     }
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    """A thread for each connection; who leaves in the middle of one is nothing to tell of."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

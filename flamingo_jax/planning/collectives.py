@@ -175,7 +175,10 @@ def axes_of(groups: Sequence[Sequence[int]], mesh: dict[str, int]) -> str:
 def read(
     module: hlo.Module, mesh: dict[str, int], weights: Iterable[Weight] = ()
 ) -> list[Collective]:
-    """All collectives of a step, those of one channel once.
+    """All collectives of a step.
+
+    Those of one channel are one: turns of a loop that the compiler has peeled off add to its times,
+    what an asynchronous one is written down as several times over does not.
 
     Args:
       module: the parsed text.
@@ -185,6 +188,7 @@ def read(
     known = sorted(weights, key=lambda weight: not weight.trained)
     asynchronous = _asynchronous(module)
     found: dict[Any, Collective] = {}
+    plain: dict[Any, bool] = {}
     for computation, instruction in module.instructions():
         op = instruction.opcode.removesuffix("-start")
         if op not in OPS or not module.times[computation]:
@@ -195,7 +199,10 @@ def read(
         channel = re.search(r"channel_id=(\d+)", instruction.rest)
         key = int(channel[1]) if channel else (computation, instruction.name)
         before = found.get(key)
-        if before is not None:
+        plain[key] = plain.get(key, True) and not apart
+        if before is not None and plain[key]:
+            one = dataclasses.replace(one, times=before.times + one.times)
+        elif before is not None:
             # The same one: as often as the most frequent, in the form that moves least.
             best = min(before, one, key=lambda c: c.bytes)
             apart |= before.asynchronous

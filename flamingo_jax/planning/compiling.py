@@ -178,12 +178,16 @@ def compiler_options(platform: str, dump: str = "") -> dict[str, Any]:
 
 
 def _sizes(analysis: Any) -> dict[str, int]:
-    """Bytes a device of `memory_analysis()`; the peak as the compiler tells it, or the sum."""
+    """Bytes a device of `memory_analysis()`; the peak as the compiler tells it, or the sum.
+
+    libtpu's peak (0.0.52) has in it what lies on the hosts all the time, its arguments have not.
+    """
     names = {"argument": "argument_size", "output": "output_size", "alias": "alias_size"}
     names |= {"temp": "temp_size", "code": "generated_code_size"}
     found = {key: int(getattr(analysis, f"{name}_in_bytes")) for key, name in names.items()}
     whole = found["argument"] + found["output"] - found["alias"] + found["temp"]
     peak = int(getattr(analysis, "peak_memory_in_bytes", 0))
+    peak -= int(getattr(analysis, "host_argument_size_in_bytes", 0))
     # A peak of the CPU's leaves out what lies between buffers; one of a TPU has the code in it.
     return found | {"peak": max(peak, whole)}
 

@@ -105,7 +105,8 @@ def _on_host(kind: str) -> bool:
 def peak_buffers(live_ranges: str, module: hlo.Module, most: int = 20) -> list[Buffer]:
     """The largest buffers that live when most memory is taken, the largest first.
 
-    Parameters of loops' bodies are left out: they stand for what the loop was given.
+    Parameters of loops' bodies are left out: they stand for what the loop was given. So is what
+    lies on the hosts.
 
     Args:
       live_ranges: the text of `*live-range.txt`.
@@ -126,16 +127,19 @@ def peak_buffers(live_ranges: str, module: hlo.Module, most: int = 20) -> list[B
             continue
         if instruction.opcode == "parameter" and name not in given:
             continue
-        arrays = instruction.arrays
-        if index and int(index.split(",")[0]) < len(instruction.parts):
-            arrays = hlo.arrays_of(instruction.parts[int(index.split(",")[0])])
-        found.append(_buffer(module, instruction, arrays, int(size)))
+        place = int(index.split(",")[0]) if index else 0
+        whole = not index or place >= len(instruction.parts)
+        parts = instruction.parts if whole else instruction.parts[place : place + 1]
+        if not (len(parts) == 1 and _on_host(parts[0])):
+            arrays = instruction.arrays if whole else hlo.arrays_of(parts[0])
+            found.append(_buffer(module, instruction, arrays, int(size)))
     return sorted(found, key=lambda buffer: -buffer.bytes)[:most]
 
 
 def argument_buffers(module: hlo.Module, most: int = 20) -> list[Buffer]:
     """The largest arguments, for programs whose live ranges are not at hand."""
-    found = [_buffer(module, one, one.arrays, one.bytes) for one in hlo.arguments(module)]
+    given = [one for one in hlo.arguments(module) if not _on_host(one.parts[0])]
+    found = [_buffer(module, one, one.arrays, one.bytes) for one in given]
     return sorted(found, key=lambda buffer: -buffer.bytes)[:most]
 
 

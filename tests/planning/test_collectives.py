@@ -41,6 +41,12 @@ def test_groups_and_the_axes_they_span(rest, groups, axis):
     assert collectives.axes_of(found, {"replica": 2, "fsdp": 2, "tensor": 2}) == axis
 
 
+def test_turns_that_are_peeled_off_a_loop_count():
+    """Ten turns, and one laid out before them: the same collective by its channel."""
+    (found,) = collectives.read(sample("offloaded"), MESH)
+    assert (found.op, found.axis, found.times) == ("all-gather", "tensor", 11)
+
+
 def test_a_v4_programs_traffic():
     """3 layers of up bf16[256, 512] and down bf16[512, 256] on replica 2 x fsdp 4 x tensor 2."""
     layer, rows = 256 * 512 * 2 // 2, 8 * 16 // 8  # bytes of a weight, halved by tensor; x's rows
