@@ -15,26 +15,39 @@ from jax import lax
 
 from flamingo_jax.eval.rows import Graph, Rows
 from flamingo_jax.eval.sampling import Chance, choose
+from flamingo_jax.model.cache import Prefix
 from flamingo_jax.shapes import Array, Params
 
 
 @functools.partial(jax.jit, static_argnames=("graph", "room"))
-def prefill(graph: Graph, params: Params, rows: Rows, room: int) -> tuple[Array, Any]:
+def prefill(
+    graph: Graph, params: Params, rows: Rows, room: int, prefix: Prefix | None = None
+) -> tuple[Array, Any]:
     """Runs the prompts.
 
     Args:
       graph: the model.
       params: its parameters.
-      rows: the prompts.
+      rows: the prompts, without the prefix.
       room: slots of the cache beyond the prompt's.
+      prefix: what stands before every prompt.
 
     Returns:
       Logits f32[B, V + W] of the first new token, and the cache.
     """
     model = graph.model(params)
-    cache = model.start_cache(rows.tokens.shape[1] + room, rows.media, rows.frames)
+    cache = model.start_cache(rows.tokens.shape[1] + room, rows.media, rows.frames, prefix)
     hidden, cache = model.step(rows.tokens, rows.positions, rows.media_of_token, cache)
     return model.logits(hidden[:, -1:])[:, 0], cache
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "reach"))
+def read_prefix(graph: Graph, params: Params, rows: Rows, reach: int) -> Prefix:
+    """Runs the one prompt that will stand before others, of `reach` tokens at most."""
+    model = graph.model(params)
+    cache = model.start_cache(rows.tokens.shape[1], rows.media, rows.frames)
+    _, cache = model.step(rows.tokens, rows.positions, rows.media_of_token, cache)
+    return model.prefix_of(cache, reach)
 
 
 def feed(

@@ -12,6 +12,7 @@ from flamingo_jax.eval import decoding
 from flamingo_jax.eval.beams import beam_search
 from flamingo_jax.eval.rows import Graph, Prompt, Rows, batches, bucket, make_rows
 from flamingo_jax.eval.sampling import Chance
+from flamingo_jax.eval.shared import Shared
 from flamingo_jax.shapes import Params
 
 
@@ -81,6 +82,7 @@ def generate(
     settings: Settings,
     batch: int = 32,
     first: int = 0,
+    after: Shared | None = None,
 ) -> list[Generated]:
     """Generates after each prompt; the result depends neither on the batch nor on padding.
 
@@ -91,21 +93,27 @@ def generate(
       settings: how.
       batch: rows decoded at once; a prompt takes as many rows as there are beams.
       first: the number of the first prompt; with the seed it decides what a prompt draws.
+      after: what stands before every prompt.
     """
     results: dict[int, Generated] = {}
     for numbers in batches(prompts, max(batch // settings.beams, 1)):
-        rows = make_rows(graph, [prompts[n] for n in numbers], [first + n for n in numbers])
-        tokens, counts, totals = map(np.asarray, _generate_rows(graph, params, rows, settings))
+        own, drawn_as = [prompts[n] for n in numbers], [first + n for n in numbers]
+        rows = make_rows(graph, own, drawn_as, start=after.tokens if after else 0)
+        found = _generate_rows(graph, params, rows, settings, after)
+        tokens, counts, totals = map(np.asarray, found)
         for row, number in enumerate(numbers):
             new = tuple(int(token) for token in tokens[row, : counts[row]])
             results[number] = Generated(new, float(totals[row]))
     return [results[number] for number in range(len(prompts))]
 
 
-def _generate_rows(graph: Graph, params: Params, rows: Rows, settings: Settings) -> Any:
+def _generate_rows(
+    graph: Graph, params: Params, rows: Rows, settings: Settings, after: Shared | None
+) -> Any:
     room = bucket(settings.max_new_tokens)
     limit = np.int32(settings.max_new_tokens)
-    logits, cache = decoding.prefill(graph, params, rows, room)
+    prefix = after.before(rows, room) if after else None
+    logits, cache = decoding.prefill(graph, params, rows, room, prefix)
     if settings.beams > 1:
         stop = np.asarray(settings.stop, np.int32)
         penalty = np.float32(settings.length_penalty)

@@ -151,6 +151,7 @@ def make_rows(
     prompts: Sequence[Prompt],
     numbers: Sequence[int],
     sizes: Sizes | None = None,
+    start: int = 0,
 ) -> Rows:
     """Pads prompts to a batch.
 
@@ -162,16 +163,17 @@ def make_rows(
       prompts: at least one.
       numbers: each prompt's number: draws go by it, not by the place in the batch.
       sizes: of the batch, large enough for all; `own_sizes` when None.
+      start: the position of each prompt's first token.
     """
     sizes = sizes or own_sizes(prompts)
     B, T, M = sizes.rows, sizes.tokens, max(sizes.media, 1)
     tokens, owners = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
     positions = np.full((B, T), -1, np.int32)
     for row, prompt in enumerate(prompts):
-        start = T - len(prompt.tokens)
-        tokens[row, start:] = prompt.tokens
-        owners[row, start:] = prompt.media_of_token
-        positions[row, start:] = np.arange(len(prompt.tokens))
+        first = T - len(prompt.tokens)
+        tokens[row, first:] = prompt.tokens
+        owners[row, first:] = prompt.media_of_token
+        positions[row, first:] = start + np.arange(len(prompt.tokens))
     index = np.full((B,), -1, np.int32)
     index[: len(prompts)] = numbers
     if graph.media_shape is None:

@@ -27,6 +27,7 @@ from flamingo_jax.eval.rows import (
     multiple,
     power_of_two,
 )
+from flamingo_jax.eval.shared import Shared
 from flamingo_jax.shapes import Array, Params
 
 Choice = Sequence[int]
@@ -88,6 +89,7 @@ def score(
     choices: Sequence[Sequence[Choice]],
     batch: int = 32,
     uniform: bool = False,
+    after: Shared | None = None,
 ) -> list[np.ndarray]:
     """The log-likelihood of each of a prompt's choices after it, in nats.
 
@@ -112,8 +114,10 @@ def score(
     for numbers in batches(prompts, own_rows):
         longest = everywhere if uniform else _longest([choices[n] for n in numbers])
         room = _room(longest, uniform)
-        rows = make_rows(graph, [prompts[number] for number in numbers], numbers, sizes)
-        logits, cache = decoding.prefill(graph, params, rows, room)
+        start = after.tokens if after else 0
+        rows = make_rows(graph, [prompts[n] for n in numbers], numbers, sizes, start)
+        prefix = after.before(rows, room) if after else None
+        logits, cache = decoding.prefill(graph, params, rows, room, prefix)
         parts = []
         for start in range(0, max(len(choices[number]) for number in numbers), at_once):
             own = [choices[number][start : start + at_once] for number in numbers]

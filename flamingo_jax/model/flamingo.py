@@ -19,6 +19,8 @@ from flax import nnx
 
 from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model import segments as seg
+from flamingo_jax.model.attention import Shared
+from flamingo_jax.model.cache import Cache, Prefix
 from flamingo_jax.model.language import (
     Decoder,
     DecoderConfig,
@@ -33,6 +35,7 @@ from flamingo_jax.model.language import (
 from flamingo_jax.model.layers import Linear
 from flamingo_jax.model.masks import Mask, cached_causal_mask, make_causal, make_media
 from flamingo_jax.model.packing import Packing
+from flamingo_jax.model.positions import sinusoids
 from flamingo_jax.model.resampler import Resampler, ResamplerConfig
 from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.model.xattn import GatedCrossAttention, XattnConfig
@@ -61,27 +64,6 @@ class FlamingoConfig:
     def segments(self) -> tuple[seg.Segment, ...]:
         """The segments of gated layers and blocks."""
         return seg.segments(self.language.blocks, self.every, self.offset)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Cache:
-    """What decoding keeps between calls.
-
-    Attributes:
-      keys, values: [L, B, S, K, H] of the self-attention.
-      media: keys and values [n, B, M·R, N, H] of the gated layers, or None without media.
-      frames: i32[B, M] valid frames of each medium.
-      valid: bool[B, S], the slots that hold a token.
-      offset: i32[], the next free slot.
-    """
-
-    keys: Array
-    values: Array
-    media: tuple[Array, Array] | None
-    frames: Array
-    valid: Array
-    offset: Array
 
 
 class Flamingo(nnx.Module):
@@ -231,13 +213,16 @@ class Flamingo(nnx.Module):
         """The head's kernels, [D, V] and, with new tokens, [D, W], brought together over D."""
         return self.layout.head(head_weights(self.embed, self.head))
 
-    def start_cache(self, slots: int, media: Array | None, frames: Array) -> Cache:
+    def start_cache(
+        self, slots: int, media: Array | None, frames: Array, prefix: Prefix | None = None
+    ) -> Cache:
         """An empty cache of `slots` tokens, with the gated layers' keys and values filled in.
 
         Args:
-          slots: S, the longest sequence to be decoded.
+          slots: S, the longest sequence to be decoded, without the prefix.
           media: media tokens [B, M·R, D] of `resample`, or None for text alone.
           frames: i32[B, M].
+          prefix: what stands before every row.
         """
         c, B = self.cfg.language, frames.shape[0]
         if media is None and self.xattn is not None:
@@ -247,7 +232,34 @@ class Flamingo(nnx.Module):
         kept = jnp.zeros((c.blocks, B, slots, c.kv, c.head_dim), self.dtype)
         kv = None if media is None or self.xattn is None else self.media_keys_values(media)
         valid = jnp.zeros((B, slots), bool)
-        return Cache(kept, kept, kv, frames, valid, jnp.zeros((), jnp.int32))
+        return Cache(kept, kept, kv, frames, valid, jnp.zeros((), jnp.int32), prefix)
+
+    def prefix_of(self, cache: Cache, reach: int) -> Prefix:
+        """A cache of one row, full, as what stands before the rows of other caches.
+
+        Args:
+          cache: of one row; the prefix's last token is in its last slot.
+          reach: how many tokens may follow.
+        """
+        assert cache.valid.shape[0] == 1 and cache.prefix is None
+        far = None
+        if self.cfg.language.positions == "xl":
+            c = self.cfg.language
+            distances = jnp.arange(cache.valid.shape[1] + reach)[::-1]
+            encodings = sinusoids(distances, c.width)
+            graph, state = nnx.split(self.language.blocks)
+            far = jax.lax.map(
+                lambda block: nnx.merge(graph, block).encode_distances(encodings, self.dtype), state
+            )
+        first = functools.partial(jax.tree.map, lambda leaf: leaf[:, 0])
+        return Prefix(
+            first(cache.keys),
+            first(cache.values),
+            far,
+            first(cache.media),
+            cache.frames[0],
+            cache.valid[0],
+        )
 
     def step(
         self, tokens: Array, positions: Array, media_of_token: Array, cache: Cache
@@ -256,37 +268,48 @@ class Flamingo(nnx.Module):
 
         Args:
           tokens: i32[B, T]; prompts of different lengths are padded on the left.
-          positions: i32[B, T], -1 at padding.
-          media_of_token: i32[B, T].
+          positions: i32[B, T], -1 at padding; the prefix's tokens count.
+          media_of_token: i32[B, T]; the prefix's media come first.
           cache: what was appended before.
 
         Returns:
           hidden [B, T, D] after the final norm, and the cache with the tokens appended.
         """
-        T = tokens.shape[1]
+        T, prefix = tokens.shape[1], cache.prefix
         valid = jax.lax.dynamic_update_slice(cache.valid, positions >= 0, (0, cache.offset))
         mask = cached_causal_mask(valid, cache.offset, T)
         where = place(self.cfg.language, positions, mask, cache.offset)
-        apply: seg.GatedStep | None = None
-        if self.xattn is not None and cache.media is not None:
-            sees = self._media_mask(media_of_token, cache.frames)
-
-            def gated(layer: Any, x: Array, kept: Any) -> Array:
-                return layer(x, *kept, sees, self.dtype)
-
-            apply = gated
-        x, kept = self._blocks(
-            self.embed(tokens, self.dtype),
-            where,
-            apply,
-            cache=(cache.keys, cache.values),
-            media_cache=cache.media,
-        )
+        kept: tuple[Any, ...] = (cache.keys, cache.values)
+        if prefix is not None:
+            where = dataclasses.replace(where, before=prefix.before(positions))
+            kept = (*kept, prefix.keys, prefix.values, prefix.far)
+        apply, media = self._cached_gated_step(media_of_token, cache)
+        embedded = self.embed(tokens, self.dtype)
+        x, kept = self._blocks(embedded, where, apply, cache=kept, media_cache=media)
         assert kept is not None
         new = dataclasses.replace(
             cache, keys=kept[0], values=kept[1], valid=valid, offset=cache.offset + T
         )
         return self.language.norm(x, self.dtype), new
+
+    def _cached_gated_step(
+        self, media_of_token: Array, cache: Cache
+    ) -> tuple[seg.GatedStep | None, Any]:
+        """The gated layers' step over keys and values of media that are kept, and these."""
+        if self.xattn is None or cache.media is None:
+            return None, None
+        prefix = cache.prefix
+        if prefix is None or prefix.media is None:
+            sees = self._media_mask(media_of_token, cache.frames)
+            return lambda layer, x, kept: layer(x, *kept, sees, self.dtype), cache.media
+        sees = self._media_mask(media_of_token - prefix.media_count, cache.frames)
+        sees_before = self._media_mask(media_of_token, prefix.frames[None]).dense
+
+        def gated(layer: Any, x: Array, kept: Any) -> Array:
+            k, v, *before = kept
+            return layer(x, k, v, sees, self.dtype, shared=Shared(*before, sees_before))
+
+        return gated, (*cache.media, *prefix.media)
 
     def _media_mask(self, media_of_token: Array, frames: Array) -> Mask:
         assert self.cfg.resampler is not None

@@ -17,7 +17,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from flamingo_jax.layout import ANYWHERE, Layout
 from flamingo_jax.model import positions as pos
-from flamingo_jax.model.attention import attend
+from flamingo_jax.model.attention import Shared, attend
 from flamingo_jax.model.layers import ATTENTION, FeedForward, Linear, Norm, named_projections
 from flamingo_jax.model.masks import Mask
 from flamingo_jax.model.packing import Packing, packing
@@ -62,6 +62,25 @@ class Span:
 
 
 @dataclasses.dataclass(frozen=True)
+class Before:
+    """Tokens that stand before all rows of a batch, see `prefix`.
+
+    Attributes:
+      mask: bool[1, 1, 1, P].
+      columns: i32[B, T, P], for each token and slot the row of a block's encoded distances; None
+        with rotary positions.
+    """
+
+    mask: Array
+    columns: Array | None
+
+
+Kept = tuple[Any, ...]
+"""A block's keys and values [B, S, K, H] of all slots; then, where tokens stand before all rows,
+theirs [P, K, H] and encoded distances [F, N, H] (or None)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Place:
     """Where the tokens stand, computed once for all blocks.
 
@@ -72,6 +91,7 @@ class Place:
         longest batch, or None; those of a shorter one are the last of them.
       offset: i32[] slot of the first token in the cache, or None without a cache.
       layout: where activations lie.
+      before: what stands before all rows, or None.
     """
 
     spans: tuple[Span, ...]
@@ -79,6 +99,7 @@ class Place:
     distances: Array | None
     offset: Any = None
     layout: Layout = ANYWHERE
+    before: Before | None = None
 
 
 def place(
@@ -138,26 +159,26 @@ class Block(nnx.Module):
         self.cfg = cfg
 
     def __call__(
-        self, x: Array, where: Place, cache: tuple[Array, Array] | None, dtype: Any
-    ) -> tuple[Array, tuple[Array, Array] | None]:
+        self, x: Array, where: Place, cache: Kept | None, dtype: Any
+    ) -> tuple[Array, Kept | None]:
         """Runs the block.
 
         Args:
           x: [Z, J, D] residual stream of the batches of `where`; of one, [B, T, D].
           where: positions and masks.
-          cache: keys and values [B, S, K, H] of all slots, or None.
+          cache: see `Kept`, or None.
           dtype: of the computation.
 
         Returns:
-          x as it came and the cache with the new tokens' keys and values written at `where.offset`.
+          x as it came, and keys and values of all slots, the new tokens' written at `where.offset`.
         """
         x, cache = self._attention(x, where, cache, dtype)
         h = where.layout.whole(self.norm_dense(x, dtype))
         return x + where.layout.residual(self.dense(h, dtype, where.layout)), cache
 
     def _attention(
-        self, x: Array, where: Place, cache: tuple[Array, Array] | None, dtype: Any
-    ) -> tuple[Array, tuple[Array, Array] | None]:
+        self, x: Array, where: Place, cache: Kept | None, dtype: Any
+    ) -> tuple[Array, Kept | None]:
         layout, packing = where.layout, where.packing
         h = layout.whole(self.norm_attention(x, dtype))
 
@@ -168,8 +189,7 @@ class Block(nnx.Module):
 
         far = None
         if where.distances is not None:
-            far = self.relative(where.distances, dtype)
-            far = far.reshape(-1, self.cfg.heads, self.cfg.head_dim)
+            far = self.encode_distances(where.distances, dtype)
         q, k, v = heads(self.query), heads(self.key), heads(self.value)
         seen = []
         for i, span in enumerate(where.spans):
@@ -187,14 +207,17 @@ class Block(nnx.Module):
         span: Span,
         far: Array | None,
         where: Place,
-        cache: tuple[Array, Array] | None,
+        cache: Kept | None,
         dtype: Any,
-    ) -> tuple[Array, tuple[Array, Array] | None]:
+    ) -> tuple[Array, Kept | None]:
         """Self-attention of one batch, from its projections [B, T, N or K, H] → [B, T, N, H]."""
         if span.angles is not None:
             q, k = pos.rotate(q, span.angles), pos.rotate(k, span.angles)
         q, k, v = named_projections(q, k, v)
+        shared = None
         if cache is not None:
+            if where.before is not None:
+                shared = self._shared(q, *cache[2:], where.before, dtype)
             at = (0, where.offset, 0, 0)
             k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
             v = jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), at)
@@ -204,13 +227,33 @@ class Block(nnx.Module):
         if far is not None:
             bias = self._relative_scores(q, far[-span.mask.shape[3] :], dtype)
             q = q + self.content_bias[...].astype(dtype)
-        return attend(q, k, v, span.mask, bias=bias, layout=where.layout), cache
+        seen = attend(q, k, v, span.mask, bias=bias, layout=where.layout, shared=shared)
+        return seen, cache
+
+    def _shared(
+        self, q: Array, k: Array, v: Array, far: Array | None, before: Before, dtype: Any
+    ) -> Shared:
+        """What q [B, T, N, H] see of the tokens before all rows: k, v [P, K, H], far [F, N, H]."""
+        bias = None
+        if far is not None:
+            assert before.columns is not None
+            scores = self._by_distance(q, far.astype(dtype), dtype)
+            bias = jnp.take_along_axis(scores, before.columns[:, None], axis=3)
+        return Shared(k.astype(dtype), v.astype(dtype), before.mask, bias)
 
     def _relative_scores(self, q: Array, far: Array, dtype: Any) -> Array:
         """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]; far [S, N, H]."""
+        return pos.relative_shift(self._by_distance(q, far, dtype))
+
+    def _by_distance(self, q: Array, far: Array, dtype: Any) -> Array:
+        """Of queries [B, T, N, H] and encoded distances [S, N, H]: f32[B, N, T, S]."""
         q = q + self.position_bias[...].astype(dtype)
         scores = jnp.einsum("BTNH,SNH->BNTS", q, far, preferred_element_type=jnp.float32)
-        return pos.relative_shift(scores) * self.cfg.head_dim**-0.5
+        return scores * self.cfg.head_dim**-0.5
+
+    def encode_distances(self, distances: Array, dtype: Any) -> Array:
+        """Encodings f32[F, D] of distances, as keys of Transformer-XL's scores: [F, N, H]."""
+        return self.relative(distances, dtype).reshape(-1, self.cfg.heads, self.cfg.head_dim)
 
 
 class Decoder(nnx.Module):

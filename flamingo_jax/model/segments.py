@@ -19,7 +19,7 @@ from jax import lax
 
 from flamingo_jax import offload
 from flamingo_jax.model import layers
-from flamingo_jax.model.language import Place
+from flamingo_jax.model.language import Kept, Place
 from flamingo_jax.shapes import Array
 
 
@@ -150,13 +150,13 @@ def run(
     where: Place,
     *,
     gated: GatedStep | None = None,
-    cache: tuple[Array, Array] | None = None,
+    cache: Kept | None = None,
     media_cache: Any = None,
     remat: str = "none",
     unroll: bool = False,
     constrain: Callable[[Array], Array] = lambda x: x,
     dtype: Any,
-) -> tuple[Array, tuple[Array, Array] | None]:
+) -> tuple[Array, Kept | None]:
     """Runs all blocks over the residual stream, one `lax.scan` a segment.
 
     Args:
@@ -166,7 +166,7 @@ def run(
       x: [B, T, D].
       where: positions and masks of the self-attention.
       gated: how a gated layer is applied.
-      cache: self-attention keys and values [L, B, S, K, H] each, or None.
+      cache: `language.Kept` of all blocks, each stacked [L, …], or None.
       media_cache: whatever `gated` takes a layer, stacked [n, …], or None.
       remat: a key of `REMAT`: what the backward finds kept.
       unroll: lay the groups out one after another in the program: faster for a few small ones,
@@ -175,7 +175,7 @@ def run(
       dtype: of the computation.
 
     Returns:
-      x [B, T, D] and the caches as they are afterwards.
+      x [B, T, D], and keys and values [L, B, S, K, H] as they are afterwards.
     """
     block_stack = _Stack(blocks)
     gated_stack = None if xattn is None or gated is None else _Stack(xattn)

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
 from flamingo_jax.layout import ANYWHERE, Layout
-from flamingo_jax.model.attention import attend
+from flamingo_jax.model.attention import Shared, attend
 from flamingo_jax.model.layers import ATTENTION, FeedForward, Linear, Norm, named_projections
 from flamingo_jax.model.masks import Mask
 from flamingo_jax.model.packing import Packing, packing
@@ -118,6 +118,7 @@ class GatedCrossAttention(nnx.Module):
         dtype: Any,
         layout: Layout,
         uniform: Array | None = None,
+        shared: Shared | None = None,
     ) -> Array:
         q = self.query(layout.whole(self.norm_query(x, dtype)), dtype)
         if uniform is not None:
@@ -126,7 +127,8 @@ class GatedCrossAttention(nnx.Module):
         gathered = []
         for own, (*kv, mask) in zip(batches.unpack(layout.split(heads, 2)), media, strict=True):
             q, k, v = named_projections(*(layout.split(a, 2) for a in (own, *kv)))
-            gathered.append(layout.split(attend(q, k, v, mask, layout=layout), 2))
+            seen = attend(q, k, v, mask, layout=layout, shared=shared)
+            gathered.append(layout.split(seen, 2))
         y = layout.split(batches.pack(gathered), 2)
         return self.out(y.reshape(*y.shape[:2], -1), dtype)
 
@@ -138,9 +140,11 @@ class GatedCrossAttention(nnx.Module):
         mask: Mask | Array | None,
         dtype: Any,
         uniform: Array | None = None,
+        shared: Shared | None = None,
     ) -> Array:
-        """[B, T, D] → [B, T, D] in `dtype`; arguments as for `attention`."""
-        return self.over(x, [(k, v, mask)], packing([x]), dtype, uniform=uniform)
+        """[B, T, D] → [B, T, D] in `dtype`; arguments as for `attention` and `over`."""
+        media = [(k, v, mask)]
+        return self.over(x, media, packing([x]), dtype, uniform=uniform, shared=shared)
 
     def over(
         self,
@@ -150,6 +154,7 @@ class GatedCrossAttention(nnx.Module):
         dtype: Any,
         layout: Layout = ANYWHERE,
         uniform: Array | None = None,
+        shared: Shared | None = None,
     ) -> Array:
         """As `__call__`, over a stream of several batches.
 
@@ -160,12 +165,14 @@ class GatedCrossAttention(nnx.Module):
           dtype: of the computation.
           layout: where activations lie.
           uniform: see `attention`; of a single batch.
+          shared: media that all rows see beside their own; of a single batch.
 
         Returns:
           [Z, J, D] in `dtype`.
         """
         x = x.astype(dtype)
-        seen = layout.residual(self._gather(x, media, batches, dtype, layout, uniform))
+        seen = self._gather(x, media, batches, dtype, layout, uniform, shared)
+        seen = layout.residual(seen)
         x = checkpoint_name(x + _gate(self.gate_attention, dtype) * seen, ATTENTION[3])
         h = layout.whole(self.norm_dense(x, dtype))
         dense = layout.residual(self.dense(h, dtype, layout))

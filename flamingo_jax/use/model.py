@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,11 +12,14 @@ import jax
 import numpy as np
 
 from flamingo_jax.data import prompt as prompts_
+from flamingo_jax.data.prompt import text as text_
 from flamingo_jax.data.tokenizer import EOC, Tokenizer
 from flamingo_jax.errors import InputError
 from flamingo_jax.eval import decoding, generate, score
+from flamingo_jax.eval import texts as texts_
 from flamingo_jax.eval.media import MediaEncoder
 from flamingo_jax.eval.rows import Graph, Prompt
+from flamingo_jax.eval.shared import Shared, common
 from flamingo_jax.shapes import Params, flatten_paths
 from flamingo_jax.use import arguments, streams
 
@@ -62,6 +67,7 @@ class LoadedFlamingo:
         self._size = config.data.image_size or config.model.vision.image_size
         sees = graph.config.resampler is not None
         self._media = MediaEncoder(graph, params) if sees else None
+        self._shared: Shared | None = None  # what the last prompts began with
 
     def generate(
         self,
@@ -76,6 +82,7 @@ class LoadedFlamingo:
         seed: int = 0,
         stop: Sequence[str] = (EOC,),
         batch: int | None = None,
+        shared: Sequence[Item] = (),
     ) -> list[str]:
         """The text after each prompt, without what stopped it.
 
@@ -92,6 +99,7 @@ class LoadedFlamingo:
           stop: what ends a text: `<EOC>`, any other text, or nothing. The end of the language
             model's own texts always does.
           batch: sequences run at once; None = `config.eval.batch`.
+          shared: items that stand before every prompt: shots that all of them share are read once.
 
         Raises:
           InputError: for a prompt or a setting that makes no sense.
@@ -102,8 +110,8 @@ class LoadedFlamingo:
         )
         rows = self._batch(batch)
         said = []
-        for first, group in self._groups(prompts, rows):
-            found = generate.generate(self._graph, self.params, group, settings, rows, first)
+        for first, group, after in self._groups(prompts, rows, shared):
+            found = generate.generate(self._graph, self.params, group, settings, rows, first, after)
             said += [streams.cut(self.tokenizer.decode(one.tokens), texts) for one in found]
         return said
 
@@ -127,7 +135,7 @@ class LoadedFlamingo:
         """
         ids, texts = arguments.stops(stop, self.tokenizer, self._knows_new_tokens)
         settings = arguments.settings(max_new_tokens, ids, 1, 0.0, temperature, top_k, top_p, seed)
-        (made,) = self._encode([prompt], 0)
+        (made,), _ = self._encode([prompt], 0)
         tokens = generate.stream(self._graph, self.params, made, settings)
         return streams.pieces(tokens, self.tokenizer.decode, texts)
 
@@ -139,6 +147,7 @@ class LoadedFlamingo:
         reduce: str = "sum",
         closing: bool | None = None,
         batch: int | None = None,
+        shared: Sequence[Item] = (),
     ) -> np.ndarray:
         """How likely each choice is as the text after each prompt.
 
@@ -148,6 +157,7 @@ class LoadedFlamingo:
           reduce: "sum" of the tokens' log-likelihoods, or their "mean".
           closing: does the `<EOC>` after a choice count? None = for sums, not for means.
           batch: sequences run at once; None = `config.eval.batch`.
+          shared: items that stand before every prompt, read once.
 
         Returns:
           f32[prompts, choices] in nats; -inf where a prompt has fewer choices than another.
@@ -164,9 +174,9 @@ class LoadedFlamingo:
             for choice in of_row:
                 self._check_ids(choice, f"a choice of prompt {number}")
         scores = np.full((count, max(map(len, own), default=0)), -np.inf, np.float32)
-        for first, group in self._groups(prompts, rows):
+        for first, group, after in self._groups(prompts, rows, shared):
             of_group = own[first : first + len(group)]
-            found = score.score(self._graph, self.params, group, of_group, rows)
+            found = score.score(self._graph, self.params, group, of_group, rows, after=after)
             for row, (values, of_row) in enumerate(zip(found, of_group, strict=True), first):
                 lengths = np.asarray([len(choice) for choice in of_row], np.float32)
                 values = values if reduce == "sum" else values / lengths
@@ -183,6 +193,27 @@ class LoadedFlamingo:
             raise InputError("embed takes a list of at least one image")
         encoder = self._encoder("embed")
         return encoder.pooled([self._read(item, f"image {i}") for i, item in enumerate(images)])
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """f32[texts, D]: the last residual stream of each text alone, averaged over its tokens.
+
+        Raises:
+          InputError: for an empty list.
+        """
+        if not len(texts):
+            raise InputError("embed_text takes a list of at least one text")
+        laid = (self._lay_out([text_(one)], f"text {i}") for i, one in enumerate(texts))
+        made = [Prompt(one.tokens, one.media_of_token) for one in laid]
+        return texts_.pooled(self._graph, self.params, made, self._batch(None))
+
+    def digest(self, part: str) -> str:
+        """A digest of the parameters of a part, such as "vision"; of all for ""."""
+        digest = hashlib.blake2b(repr(self._graph.config).encode(), digest_size=16)
+        for path, leaf in sorted(flatten_paths(self.params).items()):
+            if not part or path.split("/")[0] == part:
+                digest.update(path.encode())
+                digest.update(np.ascontiguousarray(np.asarray(leaf)).view(np.uint8).data)
+        return digest.hexdigest()
 
     def logits(
         self,
@@ -249,35 +280,66 @@ class LoadedFlamingo:
         return f"<LoadedFlamingo {self.about.get('path', '')} {count:,} parameters>"
 
     def _groups(
-        self, prompts: Sequence[Sequence[Item]], rows: int
-    ) -> Iterator[tuple[int, list[Prompt]]]:
-        """(number of the first, prompts) of some batches at a time: it bounds what is held."""
+        self, prompts: Sequence[Sequence[Item]], rows: int, shared: Sequence[Item]
+    ) -> Iterator[tuple[int, list[Prompt], Shared | None]]:
+        """(number of the first, prompts, what stands before them) of some batches at a time."""
         listed = arguments.prompts(prompts)
-        size = GROUP * rows
+        size = GROUP * rows  # it bounds what is held
         for first in range(0, len(listed), size):
-            yield first, self._encode(listed[first : first + size], first)
+            yield first, *self._encode(listed[first : first + size], first, shared)
 
-    def _encode(self, prompts: Sequence[Sequence[Item]], first: int) -> list[Prompt]:
-        laid = []
-        pixels: dict[int, np.ndarray] = {}  # an object that stands in many prompts is read once
-        for number, items in enumerate(prompts, first):
-            where = f"prompt {number}"
-            one = prompts_.lay_out(items, self.tokenizer, where)
-            if one.media:
-                self._encoder("a prompt with pictures")
-            if not one.tokens:
-                raise InputError(f"{where} is empty, and this model has no <BOS>")
-            self._check_ids(one.tokens, where)
-            for place, item in enumerate(one.media, start=1):
-                if id(item) not in pixels:
-                    pixels[id(item)] = self._read(item, f"{where}, medium {place}")
-            laid.append(one)
-        shown = [pixels[id(item)] for one in laid for item in one.media]
-        encoded = iter(self._encoder("a prompt").media_tokens(shown) if shown else [])
-        return [
-            Prompt(one.tokens, one.media_of_token, [next(encoded) for _ in one.media])
-            for one in laid
+    def _encode(
+        self, prompts: Sequence[Sequence[Item]], first: int, shared: Sequence[Item] = ()
+    ) -> tuple[list[Prompt], Shared | None]:
+        wholes = [
+            self._lay_out([*shared, *items] if shared else items, f"prompt {number}")
+            for number, items in enumerate(prompts, first)
         ]
+        before, tokens, media = None, 0, 0
+        if shared:
+            before = self._lay_out(shared, "what all prompts share")
+            tokens = common(before.tokens, [one.tokens for one in wholes])
+            media = len(before.media)
+            if tokens < len(before.tokens):
+                media = max(before.media_of_token[:tokens], default=0)
+        pixels: dict[Any, np.ndarray] = {}  # what stands in many prompts is read once
+        for number, one in enumerate(wholes, first):
+            for place, item in enumerate(one.media, start=1):
+                if _key(item) not in pixels:
+                    pixels[_key(item)] = self._read(item, f"prompt {number}, medium {place}")
+        begun = before.media[:media] if before else []
+        shown = [*begun, *(item for one in wholes for item in one.media[media:])]
+        arrays = [pixels[_key(item)] for item in shown]
+        encoded = iter(self._encoder("a prompt").media_tokens(arrays) if arrays else [])
+        after = None
+        if before and tokens:
+            after = self._after(before, tokens, [next(encoded) for _ in begun])
+        made = [
+            Prompt(
+                one.tokens[tokens:],
+                one.media_of_token[tokens:],
+                [next(encoded) for _ in one.media[media:]],
+            )
+            for one in wholes
+        ]
+        return made, after
+
+    def _after(self, before: prompts_.Layout, tokens: int, media: Sequence[np.ndarray]) -> Shared:
+        """A layout's first tokens, to stand before prompts: the last ones again, or new ones."""
+        prompt = Prompt(before.tokens[:tokens], before.media_of_token[:tokens], media)
+        kept = self._shared
+        if kept is None or not kept.is_of(prompt):
+            kept = self._shared = Shared(self._graph, self.params, prompt)
+        return kept
+
+    def _lay_out(self, items: Sequence[Item], where: str) -> prompts_.Layout:
+        one = prompts_.lay_out(items, self.tokenizer, where)
+        if one.media:
+            self._encoder("a prompt with pictures")
+        if not one.tokens:
+            raise InputError(f"{where} is empty, and this model has no <BOS>")
+        self._check_ids(one.tokens, where)
+        return one
 
     def _read(self, item: Item, where: str) -> np.ndarray:
         resize, frames = self.config.data.resize, self._clip_frames()
@@ -315,3 +377,8 @@ class LoadedFlamingo:
         if rows < 1:
             raise InputError(f"batch={rows}: at least 1 sequence is run at once")
         return rows
+
+
+def _key(item: Item) -> Any:
+    """By which a medium is known again: its file, or the object itself."""
+    return item if isinstance(item, os.PathLike | prompts_.Video) else id(item)

@@ -7,7 +7,7 @@ from PIL import Image
 
 import flamingo_jax
 from flamingo_jax.errors import InputError
-from flamingo_jax.eval import generate
+from flamingo_jax.eval import decoding, generate
 
 TOLERANCE = 1e-5
 NEW = 6
@@ -71,6 +71,38 @@ def test_neither_company_nor_streaming_changes_a_text(flamingo, prompts):
         assert "".join(flamingo.stream(prompt, NEW)) == said
 
 
+def test_what_prompts_share_is_read_once(flamingo, pictures, monkeypatch):
+    shots = [pictures[0], "ab<EOC>", pictures[1], "cd<EOC>"]
+    own = [[pictures[2], "x"], ["more"], [pictures[0], "longer than the others"]]
+    wholes = [[*shots, *one] for one in own]
+    choices = [["ab", "c"], ["d"], ["ef", "gh", "i"]]
+    expected = flamingo.score(wholes, choices)
+    read, forward = [], decoding.read_prefix
+    monkeypatch.setattr(decoding, "read_prefix", lambda *a: read.append(a) or forward(*a))
+    found = flamingo.score(own, choices, shared=shots, batch=2)
+    np.testing.assert_allclose(found, expected, atol=10 * TOLERANCE)
+    assert flamingo.generate(own, NEW, beams=2, shared=shots) == flamingo.generate(
+        wholes, NEW, beams=2
+    )
+    assert len(read) == 1
+
+
+def test_vectors_of_texts(flamingo):
+    """Of a text alone, whatever it is given with."""
+    texts = ["a cat", "a dog in the rain", "x"]
+    found = flamingo.embed_text(texts)
+    assert found.shape == (3, 32) and found.dtype == np.float32
+    for text, row in zip(texts, found, strict=True):
+        np.testing.assert_allclose(flamingo.embed_text([text])[0], row, atol=TOLERANCE)
+    with pytest.raises(InputError, match="at least one text"):
+        flamingo.embed_text([])
+
+
+def test_digests_tell_parts_and_models_apart(flamingo):
+    assert flamingo.digest("vision") == flamingo.digest("vision")
+    assert len({flamingo.digest(part) for part in ("vision", "language", "")}) == 3
+
+
 def test_pictures_change_the_scores(flamingo, pictures):
     first, second = pictures[:2]
     prompts = [[first, second, "a"], [second, first, "a"], ["a"]]
@@ -132,7 +164,8 @@ def test_clips(flamingo, pictures):
 def test_settings_reach_the_decoder(flamingo, prompts, monkeypatch):
     seen = []
 
-    def record(graph, params, group, settings, batch, first):
+    def record(graph, params, group, settings, batch, first, after):
+        assert after is None
         seen.append((settings, batch, first, len(group)))
         return [generate.Generated((97, 98, 99), 0.0)] * len(group)
 
