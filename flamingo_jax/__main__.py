@@ -17,6 +17,7 @@ import flamingo_jax
 from flamingo_jax import errors
 from flamingo_jax.data.prepare import flags as preparing
 from flamingo_jax.data.prepare.flags import Parser, number
+from flamingo_jax.eval import flags as asking
 from flamingo_jax.overrides import take_overrides
 from flamingo_jax.plan import flags as planning
 
@@ -54,6 +55,13 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     add("--check", action="store_true", help=text)
     text = "traces steps FIRST to END - 1 of each stage into WORKDIR/profile; SIGUSR1 traces 5 more"
     add("--profile", default="", metavar="FIRST:END", help=text)
+    _job_flags(parser)
+    text = "sets a field of the config, as often as you like: --config.train.steps=10"
+    add("--config.FIELD", metavar="VALUE", help=text)
+
+
+def _job_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     text = "in a job of several processes: the address of the first, or auto (default: a Slurm, "
     text += "Cloud TPU or MPI job is found by itself)"
     add("--coordinator", default="", metavar="HOST:PORT", help=text)
@@ -61,8 +69,6 @@ def _train_flags(parser: argparse.ArgumentParser) -> None:
     add("--processes", type=number(int, 1), default=0, metavar="N", help=text)
     text = "which of them this is, from 0"
     add("--process", type=number(int, 0), default=-1, metavar="I", help=text)
-    text = "sets a field of the config, as often as you like: --config.train.steps=10"
-    add("--config.FIELD", metavar="VALUE", help=text)
 
 
 def _train(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -164,30 +170,21 @@ def _prepare_features(flags: argparse.Namespace, overrides: dict[str, str]) -> i
     )
 
 
-def _generate_flags(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    text = "a run's folder, or one step inside it"
-    add("--checkpoint", required=True, metavar="DIR", help=text)
-    text = (
-        "the prompt in order: a path is a picture or a clip, anything else is text "
-        "(<EOC> ends a chunk of it)"
+def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    asking.add_evaluate(parser)
+    _job_flags(parser)
+
+
+def _evaluate(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
+    from flamingo_jax import distributed, run
+
+    if flags.list:
+        return run.list_benchmarks(flags.config, overrides, flags.root)
+    names = asking.names(flags)
+    job = distributed.find(flags.coordinator, flags.processes, flags.process)
+    return run.evaluate(
+        flags.checkpoint, flags.workdir, flags.config, overrides, names, flags.root, job
     )
-    add("items", nargs="+", metavar="ITEM", help=text)
-    whole, text = number(int, 1), "stop after so many tokens (default 32)"
-    add("--max_new_tokens", type=whole, default=32, metavar="N", help=text)
-    add("--beams", type=whole, default=1, metavar="N", help="width of beam search")
-    text = "draw tokens at this temperature; 0, the default, takes the likeliest"
-    add("--temperature", type=number(float, 0), default=0.0, metavar="X", help=text)
-    text = "draw from the likeliest tokens that make up this probability (default 1)"
-    add("--top_p", type=number(float, 0, 1), default=1.0, metavar="P", help=text)
-    text = "of the drawing (default 0)"
-    add("--seed", type=number(int, 0), default=0, metavar="N", help=text)
-    add("--stream", action="store_true", help="print the text while it is made")
-    text = (
-        "after the items, answer line after line; a line that is the path of "
-        "a picture or a clip shows it"
-    )
-    add("--chat", action="store_true", help=text)
 
 
 def _generate(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
@@ -281,6 +278,21 @@ VERBS = {
         call=_inspect,
         overrides=True,
     ),
+    "evaluate": Verb(
+        summary="run few-shot benchmarks on a checkpoint",
+        description="Asks a model the queries of benchmarks under a published protocol, with "
+        "random shots or the most similar ones, and writes answers, figures with intervals, files "
+        "for EvalAI and a report. What is answered is kept: the same command goes on after a "
+        "kill. experiments/EVALUATION.md says which files each benchmark needs.",
+        examples=(
+            "evaluate --list --root=/data/benchmarks",
+            "evaluate --checkpoint=runs/openmoji --benchmarks=coco,vqav2 --root=/data/benchmarks "
+            "--workdir=runs/eval --config.shots=0,4,8 --config.selections=random,rices",
+        ),
+        add_flags=_evaluate_flags,
+        call=_evaluate,
+        overrides=True,
+    ),
     "generate": Verb(
         summary="answer one prompt of pictures, clips and text",
         description="Loads a checkpoint and prints what it says after a prompt. Pictures, clips "
@@ -289,7 +301,7 @@ VERBS = {
             'generate --checkpoint=runs/openmoji cat.png "a cat<EOC>" dog.png',
             "generate --checkpoint=runs/openmoji --beams=3 --max_new_tokens=16 clip.mp4",
         ),
-        add_flags=_generate_flags,
+        add_flags=asking.add_generate,
         call=_generate,
     ),
 }

@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, FrozenConfigDict
 
-from flamingo_jax import checks, model_fields
+from flamingo_jax import checks, eval_fields, model_fields
 from flamingo_jax.checks import STAGES, Config, stage_settings
 from flamingo_jax.errors import InputError
 
@@ -53,6 +53,9 @@ def dataset(**fields: Any) -> Config:
     c.options.unlock()  # which there are, the corpus knows
     c.update(fields)
     return c
+
+
+benchmark, evaluation = eval_fields.benchmark, eval_fields.evaluation
 
 
 def _stage() -> Config:

@@ -7,7 +7,7 @@ import json
 import shutil
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -315,4 +315,32 @@ def generate(checkpoint: str, items: list[str], **options: Any) -> int:
     from flamingo_jax import use
 
     use.generate_command(checkpoint, items, **options)
+    return errors.EXIT_OK
+
+
+def evaluate(
+    checkpoint: str,
+    workdir: str,
+    config_spec: str = "",
+    overrides: dict[str, str] | None = None,
+    names: Sequence[str] = (),
+    root: str = "",
+    membership: Any = None,
+) -> int:
+    """Runs few-shot benchmarks on a checkpoint; the same command goes on after a kill."""
+    from flamingo_jax import benchmarking
+
+    with distributed.joined(membership):
+        c = benchmarking.config_of(config_spec, overrides or {}, names, root)
+        benchmarking.evaluate(c, checkpoint, workdir)
+    return errors.EXIT_OK
+
+
+def list_benchmarks(
+    config_spec: str = "", overrides: dict[str, str] | None = None, root: str = ""
+) -> int:
+    """Prints which benchmarks there are, what each needs, and what of it is there."""
+    from flamingo_jax import benchmarking
+
+    print(benchmarking.table(benchmarking.config_of(config_spec, overrides or {}, (), root)))
     return errors.EXIT_OK

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "flamingo_jax"
 # A room (a module or folder of the package) imports only rooms of the rows above its own.
 FLOORS = (
     {"errors", "installed"},
-    {"shapes", "checks", "overrides", "model_fields", "storage"},
+    {"shapes", "checks", "overrides", "model_fields", "eval_fields", "storage"},
     {"config", "offload"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},
     {"layout", "distributed", "agreement", "watchdog", "pace", "profiling", "tracking"},
@@ -27,7 +27,7 @@ FLOORS = (
     {"training"},
     {"inputs"},
     {"samples", "stages", "facts"},
-    {"evaluation", "feature_job"},
+    {"evaluation", "feature_job", "benchmarking"},
     {"preparing"},
     {"__init__", "run"},
     {"__main__"},

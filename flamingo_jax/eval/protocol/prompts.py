@@ -63,6 +63,8 @@ class Asker:
     ) -> None:
         """Takes the protocol, what is asked and shown, and what decides the draws."""
         self._protocol, self._kind = protocol, benchmark.kind
+        self._support = chosen.support
+        self._by_key: dict[str, Example] | None = None
         self._template = protocol.templates.of(benchmark)
         # RareAct has nothing to take them from.
         self._text_shots = protocol.text_shots.get(benchmark.kind, 0) if chosen.support else 0
@@ -96,7 +98,13 @@ class Asker:
         ordered = self._shots.orders(query, shown, orders)
         return [self._prompt(query, each, bool(shots)) for each in ordered]
 
-    def _prompt(self, query: Example, shots: list[Example], seen: bool) -> Prompt:
+    def again(self, query: Example, shots: Sequence[str], seen: bool) -> Prompt:
+        """The prompt of a query with these shots, by their keys; `seen`: with their media."""
+        if self._by_key is None:
+            self._by_key = {example.key: example for example in self._support}
+        return self._prompt(query, [self._by_key[key] for key in shots], seen)
+
+    def _prompt(self, query: Example, shots: Sequence[Example], seen: bool) -> Prompt:
         template = self._template
         support: list[Any] = [text(template.opening)] if template.opening else []
         for shot in shots:
@@ -115,9 +123,14 @@ class Asker:
 
     def _lead(self, example: Example, seen: bool) -> list[Any]:
         lead = [text(self._template.lead)] if self._template.lead else []
-        return [*lead, self._medium(example)] if seen and example.medium is not None else lead
+        return [*lead, self.medium(example)] if seen and example.medium is not None else lead
 
-    def _medium(self, example: Example) -> Any:
+    def medium(self, example: Example) -> Any:
+        """What a prompt shows of an example's medium.
+
+        Raises:
+          InputError: for a record whose picture is broken.
+        """
         medium = example.medium
         if isinstance(medium, Video):
             return dataclasses.replace(medium, frames=self._protocol.frames, fps=self._protocol.fps)

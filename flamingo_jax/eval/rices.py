@@ -1,0 +1,188 @@
+"""RICES: the shots most like the query (Yang et al. 2021; Flamingo v1, §4.2 and C.3).
+
+Support and queries are features of the frozen model, unit vectors whose product is the cosine:
+
+- "rices": of pictures and clips, by the vision encoder, averaged over positions and frames;
+- "rices_text": of questions with their context, by the language model's last residual stream,
+  averaged over tokens;
+- "rices_both": the mean of both cosines.
+
+The search is exact: a product of matrices, some queries at a time. Features are computed once and
+kept in a folder, under a digest of the encoder's weights and of what was encoded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from flamingo_jax.data.prompt import Video
+from flamingo_jax.errors import InputError
+from flamingo_jax.eval.examples import Example, Stored
+
+RANDOM, VISION, TEXT, BOTH = "random", "rices", "rices_text", "rices_both"
+SELECTIONS = (RANDOM, VISION, TEXT, BOTH)
+"""How shots are found."""
+
+ENCODED = 64
+"""Media held at once."""
+
+SOUGHT = 1024
+"""Queries whose cosines with all of the support are held at once."""
+
+
+class Encoder(Protocol):
+    """What features are made by."""
+
+    def embed(self, images: Sequence[Any]) -> np.ndarray:
+        """Pictures and clips → f32[n, E]."""
+        ...
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Texts → f32[n, D]."""
+        ...
+
+    def digest(self, part: str) -> str:
+        """A digest of the weights below a path."""
+        ...
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    """f32[n, E] → the same directions, of length 1; zeros stay."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def nearest(queries: np.ndarray, support: np.ndarray, count: int) -> np.ndarray:
+    """The places in the support that are most like each query, the most similar first.
+
+    Args:
+      queries: unit vectors f32[Q, E].
+      support: unit vectors f32[n, E].
+      count: how many of each; n at most.
+
+    Returns:
+      i32[Q, count]; of equal ones the first.
+    """
+    return _nearest(lambda part: queries[part] @ support.T, len(queries), len(support), count)
+
+
+def _nearest(
+    cosines: Callable[[slice], np.ndarray], queries: int, support: int, count: int
+) -> np.ndarray:
+    count = min(count, support)
+    found = np.zeros((queries, count), np.int32)
+    for start in range(0, queries, SOUGHT):
+        rows = cosines(slice(start, start + SOUGHT))
+        # Rounded: equal media have cosines that differ in the last bits, whatever the batch.
+        found[start : start + SOUGHT] = np.argsort(-rows.round(5), axis=1, kind="stable")[:, :count]
+    return found
+
+
+class Finder:
+    """Finds neighbours in one support."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        prepare: Callable[[Example], Any],
+        cache: pathlib.Path | None = None,
+    ):
+        """Takes what encodes.
+
+        Args:
+          encoder: the model.
+          prepare: an example's medium as the encoder takes it.
+          cache: a folder for features; None = they are not kept.
+        """
+        self._encoder, self._prepare, self._cache = encoder, prepare, cache
+
+    def neighbours(
+        self, selection: str, queries: Sequence[Example], support: Sequence[Example], count: int
+    ) -> np.ndarray:
+        """i32[queries, count], places in the support, the most similar first.
+
+        Raises:
+          InputError: for another selection, or examples without what it goes by.
+        """
+        if selection not in (VISION, TEXT, BOTH):
+            raise InputError(f"there is no selection {selection!r}; {', '.join(SELECTIONS)}")
+        makers = {VISION: (self._media,), TEXT: (self._texts,), BOTH: (self._media, self._texts)}
+        pairs = [(maker(queries), maker(support)) for maker in makers[selection]]
+
+        def cosines(part: slice) -> np.ndarray:
+            total = sum(asked[part] @ shown.T for asked, shown in pairs)
+            return np.asarray(total) / len(pairs)
+
+        return _nearest(cosines, len(queries), len(support), count)
+
+    def _media(self, examples: Sequence[Example]) -> np.ndarray:
+        for example in examples:
+            if example.medium is None:
+                raise InputError(
+                    f"{example.key!r} has neither picture nor clip to find its like by; "
+                    f"take {RANDOM} or {TEXT}"
+                )
+
+        def parts() -> Iterator[np.ndarray]:
+            for start in range(0, len(examples), ENCODED):
+                media = [self._prepare(one) for one in examples[start : start + ENCODED]]
+                yield self._encoder.embed(media)
+
+        names = (_of_medium(example) for example in examples)
+        return self._kept("vision", names, parts)
+
+    def _texts(self, examples: Sequence[Example]) -> np.ndarray:
+        texts = [f"{example.context} {example.question}".strip() for example in examples]
+        if not all(texts):
+            raise InputError(
+                f"{examples[texts.index('')].key!r} has no question to find its like by; "
+                f"take {RANDOM} or {VISION}"
+            )
+
+        def parts() -> Iterator[np.ndarray]:
+            yield self._encoder.embed_text(texts)
+
+        return self._kept("text", iter(texts), parts)
+
+    def _kept(
+        self, part: str, names: Iterator[str], parts: Callable[[], Iterator[np.ndarray]]
+    ) -> np.ndarray:
+        """Unit vectors, from the cache if they are there."""
+        weights = self._encoder.digest("vision" if part == "vision" else "")
+        digest = hashlib.blake2b(weights.encode(), digest_size=16)
+        for name in names:
+            digest.update(name.encode() + b"\0")
+        path = None if self._cache is None else self._cache / f"{part}-{digest.hexdigest()}.npy"
+        if path is not None and path.exists():
+            return np.load(path, allow_pickle=False)
+        found = unit(np.concatenate([*parts()]).astype(np.float32))
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(f".{os.getpid()}.tmp")
+            with temporary.open("wb") as file:
+                np.save(file, found)
+            temporary.replace(path)
+        return found
+
+
+def _of_medium(example: Example) -> str:
+    """What tells a medium from others: its file as it is now, and the part that is shown."""
+    medium = example.medium
+    if isinstance(medium, Stored):
+        return f"{example.key} {medium.index} {medium.field}"
+    part = ""
+    if isinstance(medium, Video):
+        part = f"{medium.start} {medium.end}"
+        medium = pathlib.Path(medium.path)
+    assert medium is not None
+    try:
+        about = medium.stat()
+    except OSError as error:
+        raise InputError(f"the medium of {example.key!r}: {error}") from error
+    return f"{medium} {about.st_size} {about.st_mtime_ns} {part}"
