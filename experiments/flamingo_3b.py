@@ -30,6 +30,7 @@ def get_config(variant: str = "full"):
     # All products are kept: computing them again would be 23% more work, and would hold back MFU.
     # What the pod of 16 chips has no room for then, two micro-batches take out.
     c.model.remat, c.train.micro_batches = "dots", 2
+    c.model.partial_sums = "model"  # half of what a tensor axis moves
     _flamingo(c)
     if variant == "head96":
         c.model.resampler.head_dim = 96

@@ -293,7 +293,8 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         language = dataclasses.replace(whole.language, new_tokens=0)
         kept = {name: getattr(whole, name) for name in ("remat", "loss_chunk", "unroll", "dtype")}
         whole = FlamingoConfig(language, **kept)
-    layout = Layout(mesh, c.mesh.sequence, kernel_of(c.model.attention, platform))
+    kernel, rounded = kernel_of(c.model.attention, platform), c.model.partial_sums == "model"
+    layout = Layout(mesh, c.mesh.sequence, kernel, rounded)
     return _Kind(
         lambda seed: Flamingo(whole, rngs=nnx.Rngs(params=seed), layout=layout),
         losses.text_losses,

@@ -18,6 +18,7 @@ _CHOICES = {
     "tokenizer.image": ("new", "text"),
     "model.dtype": ("float32", "bfloat16"),
     "model.attention": ("plain", "fused"),
+    "model.partial_sums": ("float32", "model"),
     "model.remat": ("none", "dots", "attention", "full"),
     "model.language.norm": ("rms", "layer"),
     "model.language.positions": ("xl", "rotary"),

@@ -32,11 +32,13 @@ class Layout:
         an all-reduce becomes a reduce-scatter and an all-gather, of the same bytes.
       attention: the kernel that attention may use on these devices: "plain", or a row of
         `model.fused.FORMS`.
+      rounded: are parts of a product's sum rounded before they travel (`products.rounded_sums`)?
     """
 
     mesh: Mesh | None = None
     sequence: bool = True
     attention: str = "plain"
+    rounded: bool = False
 
     def _pin(self, x: Array, *dims: Any) -> Array:
         if self.mesh is None or self.mesh.size == 1:

@@ -68,6 +68,10 @@ def model() -> Config:
     # plain  scores are arrays, f32[B, N, T, S]
     # fused  a kernel where the platform has one for the call (model/fused.py), plain elsewhere
     c.attention = "plain"
+    # Parts of a product's sum that lie on several devices (mesh.tensor > 1) travel as
+    # float32  they are: twice the bytes
+    # model    rounded to model.dtype, as is usual
+    c.partial_sums = "float32"
     # Tokens of a row whose logits exist at a time, f32[B, tokens, V]; 0 = all. A fourth of a page's
     # 256: some thousand rows of the head's product on a device at usual batches, of which more gain
     # nothing; captions (at most 64 tokens in the paper) stay whole.

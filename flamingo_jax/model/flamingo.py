@@ -36,6 +36,7 @@ from flamingo_jax.model.layers import Linear
 from flamingo_jax.model.masks import Mask, cached_causal_mask, make_causal, make_media
 from flamingo_jax.model.packing import Packing
 from flamingo_jax.model.positions import sinusoids
+from flamingo_jax.model.products import rounded_sums
 from flamingo_jax.model.resampler import Resampler, ResamplerConfig
 from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.model.xattn import GatedCrossAttention, XattnConfig
@@ -149,6 +150,10 @@ class Flamingo(nnx.Module):
 
     def hidden_all(self, batches: Sequence[Batch]) -> list[Array]:
         """As `hidden`, of several batches in one pass: each weight is used once for all of them."""
+        with rounded_sums(self.layout.rounded):
+            return self._hidden_all(batches)
+
+    def _hidden_all(self, batches: Sequence[Batch]) -> list[Array]:
         positions = [batch.positions for batch in batches]
         masks = [make_causal(p) for p in positions]
         where = place_all(self.cfg.language, positions, masks, layout=self.layout)
