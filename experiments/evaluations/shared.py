@@ -1,6 +1,6 @@
 """A folder of small sets in the forms of COCO, VQAv2, a classification and clips with captions.
 
-Run: python -m flamingo_jax evaluate --config=experiments/shared_benchmarks.py \
+Run: python -m flamingo_jax evaluate --config=experiments/evaluations/shared.py \
          --checkpoint=runs/openmoji --workdir=runs/benchmarks
 
 The folder is FLAMINGO_SHARED's, else ../shared; what lies in it is found by its names. Variant
