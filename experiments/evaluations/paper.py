@@ -1,7 +1,7 @@
 """The sixteen benchmarks of Flamingo's table 2 (v1), as far as their files are there.
 
-Run:  python -m flamingo_jax evaluate --config=experiments/evaluations/paper.py --root=/data/benchmarks \
-          --checkpoint=gs://BUCKET/runs/80b --workdir=runs/80b-paper
+Run:  python -m flamingo_jax evaluate --config=experiments/evaluations/paper.py \
+          --root=/data/benchmarks --checkpoint=gs://BUCKET/runs/80b --workdir=runs/80b-paper
 Look: … evaluate --list --root=/data/benchmarks
 
 Variants: "development" asks the five that decisions were made by, on validation subsets of their

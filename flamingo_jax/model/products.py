@@ -14,7 +14,6 @@ from jax import lax
 
 from flamingo_jax.shapes import Array
 
-
 _ROUNDED = contextvars.ContextVar("rounded", default=False)
 
 
