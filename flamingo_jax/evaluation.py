@@ -56,7 +56,7 @@ def _subject(run: Run) -> tasks.Subject:
     frozen = load_frozen(run.workdir.place, restored.meta["frozen"], targets)
     c = run.config
     return tasks.Subject(
-        graph=Graph(assemble.flamingo_config(c, run.vocabulary)),
+        graph=Graph(assemble.flamingo_config(c, run.vocabulary), run.mesh),
         params=merge_trees(restored.params, frozen),
         tokenizer=run.tokenizer,
         image_size=c.data.image_size or c.model.vision.image_size,

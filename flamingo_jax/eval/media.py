@@ -7,12 +7,13 @@ import functools
 import hashlib
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flamingo_jax.eval.rows import Graph, power_of_two
+from flamingo_jax.eval.rows import Graph, multiple, placed, power_of_two
 from flamingo_jax.shapes import Array, Params
 
 CHUNKS = (16, 4, 1)
@@ -73,7 +74,7 @@ class MediaEncoder:
         found = {key: self._kept[key] for key in new if key in self._kept}
         missing = [key for key in new if key not in found]
         encoded = _in_chunks(
-            functools.partial(_media_tokens, self._graph, self._params),
+            functools.partial(self._run, _media_tokens),
             [new[key] for key in missing],
         )
         found.update(zip(missing, encoded, strict=True))
@@ -85,9 +86,18 @@ class MediaEncoder:
         """f32[n, E]: each medium's vision features, averaged over positions and frames."""
         keys = [_digest(pixels) for pixels in media]
         distinct = {key: pixels for key, pixels in zip(keys, media, strict=True)}
-        run = functools.partial(_pooled, self._graph, self._params)
+        run = functools.partial(self._run, _pooled)
         rows = dict(zip(distinct, _in_chunks(run, list(distinct.values())), strict=True))
         return np.stack([rows[key] for key in keys])
+
+    def _run(self, encode: Any, pixels: np.ndarray, frames: np.ndarray) -> Array:
+        """Of media filled up to what can be split over the model's mesh."""
+        n = len(frames)
+        more = multiple(n, self._graph.layout.shards) - n
+        pixels, frames = (
+            np.pad(a, ((0, more), *((0, 0),) * (a.ndim - 1))) for a in (pixels, frames)
+        )
+        return encode(self._graph, self._params, *placed(self._graph, (pixels, frames)))[:n]
 
     def _keep(self, key: bytes, tokens: np.ndarray) -> None:
         if key not in self._kept:

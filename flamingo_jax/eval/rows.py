@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
+from flamingo_jax import sharding
+from flamingo_jax.layout import Layout
 from flamingo_jax.model.flamingo import Flamingo, FlamingoConfig
 from flamingo_jax.shapes import Array, Params
 
@@ -21,23 +25,31 @@ class Graph:
     """A model's structure, without parameters: the static argument of what is compiled for it.
 
     Attributes:
-      config: of the model; graphs of equal configs are equal.
+      config: of the model; graphs of equal configs and layouts are equal.
+      layout: where activations lie: over the parameters' mesh, as in training.
       abstract: the canonical tree of ShapeDtypeStructs, in f32.
     """
 
-    def __init__(self, config: FlamingoConfig):
-        """Derives the structure; no parameter is made."""
-        model = nnx.eval_shape(lambda: Flamingo(config, rngs=nnx.Rngs(0)))
+    def __init__(self, config: FlamingoConfig, mesh: Mesh | None = None):
+        """Derives the structure; no parameter is made.
+
+        Args:
+          config: of the model.
+          mesh: that parameters are spread over; None = they are on one device.
+        """
+        self.layout = Layout(mesh)
+        model = nnx.eval_shape(lambda: Flamingo(config, rngs=nnx.Rngs(0), layout=self.layout))
         self._definition, state = nnx.split(model)
         self.config = config
         self.abstract: Params = nnx.to_pure_dict(state)
-        self._hash = hash(config)
+        self._key = (config, self.layout)
+        self._hash = hash(self._key)
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return self is other or (isinstance(other, Graph) and self.config == other.config)
+        return self is other or (isinstance(other, Graph) and self._key == other._key)
 
     def model(self, params: Params) -> Flamingo:
         """The model of these parameters, the whole canonical tree."""
@@ -162,11 +174,12 @@ def make_rows(
       graph: the model.
       prompts: at least one.
       numbers: each prompt's number: draws go by it, not by the place in the batch.
-      sizes: of the batch, large enough for all; `own_sizes` when None.
+      sizes: of the batch, large enough for all; `own_sizes` when None. Rows are filled up to what
+        can be split over the model's mesh.
       start: the position of each prompt's first token.
     """
     sizes = sizes or own_sizes(prompts)
-    B, T, M = sizes.rows, sizes.tokens, max(sizes.media, 1)
+    B, T, M = multiple(sizes.rows, graph.layout.shards), sizes.tokens, max(sizes.media, 1)
     tokens, owners = np.zeros((B, T), np.int32), np.zeros((B, T), np.int32)
     positions = np.full((B, T), -1, np.int32)
     for row, prompt in enumerate(prompts):
@@ -177,7 +190,8 @@ def make_rows(
     index = np.full((B,), -1, np.int32)
     index[: len(prompts)] = numbers
     if graph.media_shape is None:
-        return Rows(tokens, positions, owners, None, np.zeros((B, 0), np.int32), index)
+        none = np.zeros((B, 0), np.int32)
+        return placed(graph, Rows(tokens, positions, owners, None, none, index))
     R, D = graph.media_shape
     media, frames = (
         np.zeros((B, M, R, D), jnp.dtype(graph.config.dtype)),
@@ -187,10 +201,16 @@ def make_rows(
         frames[row, : len(prompt.media)] = 1
         for place, latents in enumerate(prompt.media):
             media[row, place] = latents
-    return Rows(tokens, positions, owners, media.reshape(B, M * R, D), frames, index)
+    return placed(graph, Rows(tokens, positions, owners, media.reshape(B, M * R, D), frames, index))
 
 
 def batches(prompts: Sequence[Prompt], rows: int) -> list[list[int]]:
     """The prompts' numbers in batches of at most `rows`, prompts of like length together."""
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number].tokens))
     return [order[start : start + rows] for start in range(0, len(order), rows)]
+
+
+def placed(graph: Graph, arrays: Any) -> Any:
+    """Arrays with a leading row dim, split over the model's mesh as a batch is in training."""
+    mesh = graph.layout.mesh
+    return arrays if mesh is None else jax.device_put(arrays, sharding.rows_sharding(mesh))

@@ -25,6 +25,7 @@ from flamingo_jax.eval.rows import (
     common_sizes,
     make_rows,
     multiple,
+    placed,
     power_of_two,
 )
 from flamingo_jax.eval.shared import Shared
@@ -121,7 +122,7 @@ def score(
         parts = []
         for start in range(0, max(len(choices[number]) for number in numbers), at_once):
             own = [choices[number][start : start + at_once] for number in numbers]
-            padded, lengths = _pad(own, len(rows.index), at_once, room)
+            padded, lengths = placed(graph, _pad(own, len(rows.index), at_once, room))
             parts.append(
                 np.asarray(_score_rows(graph, params, rows, logits, cache, padded, lengths))
             )

@@ -27,6 +27,6 @@ def pooled(graph: Graph, params: Params, prompts: Sequence[Prompt], batch: int =
     """f32[prompts, D]: the last residual stream of each prompt, averaged over its tokens."""
     found: dict[int, np.ndarray] = {}
     for numbers in batches(prompts, batch):
-        rows = make_rows(graph, [prompts[number] for number in numbers], numbers)
+        rows = make_rows(graph, [prompts[n] for n in numbers], numbers)
         found.update(zip(numbers, np.asarray(_pooled(graph, params, rows)), strict=False))
     return np.stack([found[number] for number in range(len(prompts))])

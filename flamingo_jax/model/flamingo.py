@@ -34,7 +34,7 @@ from flamingo_jax.model.language import (
 )
 from flamingo_jax.model.layers import Linear
 from flamingo_jax.model.masks import Mask, cached_causal_mask, make_causal, make_media
-from flamingo_jax.model.packing import Packing
+from flamingo_jax.model.packing import Packing, packing
 from flamingo_jax.model.positions import sinusoids
 from flamingo_jax.model.products import rounded_sums
 from flamingo_jax.model.resampler import Resampler, ResamplerConfig
@@ -230,6 +230,7 @@ class Flamingo(nnx.Module):
           prefix: what stands before every row.
         """
         c, B = self.cfg.language, frames.shape[0]
+        media = None if media is None else self.layout.whole(media)
         if media is None and self.xattn is not None:
             # Gated layers change text without pictures too: their dense part needs no media.
             assert self.cfg.xattn is not None
@@ -240,13 +241,13 @@ class Flamingo(nnx.Module):
         return Cache(kept, kept, kv, frames, valid, jnp.zeros((), jnp.int32), prefix)
 
     def prefix_of(self, cache: Cache, reach: int) -> Prefix:
-        """A cache of one row, full, as what stands before the rows of other caches.
+        """The first row of a full cache as what stands before the rows of other caches.
 
         Args:
-          cache: of one row; the prefix's last token is in its last slot.
+          cache: the prefix's last token is in its last slot.
           reach: how many tokens may follow.
         """
-        assert cache.valid.shape[0] == 1 and cache.prefix is None
+        assert cache.prefix is None
         far = None
         if self.cfg.language.positions == "xl":
             c = self.cfg.language
@@ -283,19 +284,19 @@ class Flamingo(nnx.Module):
         T, prefix = tokens.shape[1], cache.prefix
         valid = jax.lax.dynamic_update_slice(cache.valid, positions >= 0, (0, cache.offset))
         mask = cached_causal_mask(valid, cache.offset, T)
-        where = place(self.cfg.language, positions, mask, cache.offset)
+        where = place(self.cfg.language, positions, mask, cache.offset, self.layout)
         kept: tuple[Any, ...] = (cache.keys, cache.values)
         if prefix is not None:
             where = dataclasses.replace(where, before=prefix.before(positions))
             kept = (*kept, prefix.keys, prefix.values, prefix.far)
         apply, media = self._cached_gated_step(media_of_token, cache)
-        embedded = self.embed(tokens, self.dtype)
+        embedded = self.layout.residual(self.embed(tokens, self.dtype))
         x, kept = self._blocks(embedded, where, apply, cache=kept, media_cache=media)
         assert kept is not None
         new = dataclasses.replace(
             cache, keys=kept[0], values=kept[1], valid=valid, offset=cache.offset + T
         )
-        return self.language.norm(x, self.dtype), new
+        return self.layout.whole(self.language.norm(x, self.dtype)), new
 
     def _cached_gated_step(
         self, media_of_token: Array, cache: Cache
@@ -306,13 +307,19 @@ class Flamingo(nnx.Module):
         prefix = cache.prefix
         if prefix is None or prefix.media is None:
             sees = self._media_mask(media_of_token, cache.frames)
-            return lambda layer, x, kept: layer(x, *kept, sees, self.dtype), cache.media
+
+            def alone(layer: Any, x: Array, kept: Any) -> Array:
+                rows = packing([x], self.layout.shards)
+                return layer.over(x, [(*kept, sees)], rows, self.dtype, self.layout)
+
+            return alone, cache.media
         sees = self._media_mask(media_of_token - prefix.media_count, cache.frames)
         sees_before = self._media_mask(media_of_token, prefix.frames[None]).dense
 
         def gated(layer: Any, x: Array, kept: Any) -> Array:
             k, v, *before = kept
-            return layer(x, k, v, sees, self.dtype, shared=Shared(*before, sees_before))
+            rows, shared = packing([x], self.layout.shards), Shared(*before, sees_before)
+            return layer.over(x, [(k, v, sees)], rows, self.dtype, self.layout, shared=shared)
 
         return gated, (*cache.media, *prefix.media)
 

@@ -103,10 +103,14 @@ class Place:
 
 
 def place(
-    cfg: DecoderConfig, positions: Array, mask: Mask | Array, offset: Array | None = None
+    cfg: DecoderConfig,
+    positions: Array,
+    mask: Mask | Array,
+    offset: Array | None = None,
+    layout: Layout = ANYWHERE,
 ) -> Place:
     """That of a batch: positions i32[B, T], mask bool[B, 1, T, S], offset i32[] in a cache."""
-    return place_all(cfg, [positions], [mask], offset=offset)
+    return place_all(cfg, [positions], [mask], offset, layout)
 
 
 def place_all(

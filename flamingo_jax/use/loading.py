@@ -53,7 +53,7 @@ def _load(place: epath.Path, path: str, dtype: str | None, mesh: Mesh | None) ->
     if not stage:
         stage = _last_stage(workdir, config)
     tokenizer = load_tokenizer(workdir / "tokenizer")
-    graph = Graph(model_config(config, tokenizer, stage, dtype))
+    graph = Graph(model_config(config, tokenizer, stage, dtype), mesh)
     trained, frozen = _targets(config, stage, graph.abstract, mesh)
 
     def report(step: int, text: str) -> None:
