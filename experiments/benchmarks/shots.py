@@ -53,7 +53,7 @@ def measure(way: str, trial: Trial, flags: argparse.Namespace) -> float:
 
 def main() -> int:
     """Measures and prints; 1 where --check finds too much."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser()
     parser.add_argument("--checkpoint", required=True)
     parser.add_argument("--config", default="experiments/evaluations/shared.py")
     parser.add_argument("--benchmark", default="vqav2")

@@ -57,12 +57,13 @@ class Shared:
     def before(self, rows: Rows, room: int) -> Prefix:
         """What the model keeps of it, for rows that get `room` new tokens at most."""
         reach = max(power_of_two(rows.tokens.shape[1] + room), REACH)
-        if self._prefix is None or self._reach < reach:
+        prefix = self._prefix
+        if prefix is None or self._reach < reach:
             sizes = Sizes(1, bucket(self.tokens), power_of_two(len(self.prompt.media)))
             own = make_rows(self.graph, [self.prompt], [0], sizes)
-            self._prefix = decoding.read_prefix(self.graph, self.params, own, reach)
-            self._reach = reach
-        return self._prefix
+            prefix = decoding.read_prefix(self.graph, self.params, own, reach)
+            self._prefix, self._reach = prefix, reach
+        return prefix
 
 
 def common(shared: Sequence[int], prompts: Sequence[Sequence[int]]) -> int:

@@ -318,7 +318,9 @@ class Flamingo(nnx.Module):
 
         def gated(layer: Any, x: Array, kept: Any) -> Array:
             k, v, *before = kept
-            rows, shared = packing([x], self.layout.shards), Shared(*before, sees_before)
+            keys, values = before
+            rows = packing([x], self.layout.shards)
+            shared = Shared(keys, values, sees_before)
             return layer.over(x, [(k, v, sees)], rows, self.dtype, self.layout, shared=shared)
 
         return gated, (*cache.media, *prefix.media)

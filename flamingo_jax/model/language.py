@@ -221,7 +221,8 @@ class Block(nnx.Module):
         shared = None
         if cache is not None:
             if where.before is not None:
-                shared = self._shared(q, *cache[2:], where.before, dtype)
+                keys, values, encoded = cache[2:]
+                shared = self._shared(q, keys, values, encoded, where.before, dtype)
             at = (0, where.offset, 0, 0)
             k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
             v = jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), at)

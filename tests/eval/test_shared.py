@@ -1,5 +1,6 @@
 """What prompts begin with, read once, changes nothing but the time."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -40,9 +41,7 @@ def divided(model, shots: int = SHOTS):
 def model(request, tiny):
     if request.param != "upto":
         return request.getfixturevalue(request.param)
-    kind = type(tiny)
-    made = kind.__new__(kind)
-    made.__dict__ |= tiny.__dict__
+    made = copy.copy(tiny)
     made.graph = Graph(dataclasses.replace(tiny.graph.config, attend="upto"))
     return made
 
