@@ -103,7 +103,12 @@ def damage(path: pathlib.Path, how: str) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["flip", "cut", "garbage", "remove"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "how", ["flip", "remove", *(pytest.param(how, marks=SLOW) for how in ("cut", "garbage"))]
+)
 def test_damaged_files_never_give_wrong_values(folder, how):
     """Each file of the newest step is damaged in turn: the same values come back, or older ones."""
     save_steps(folder, 200, 300)

@@ -5,6 +5,7 @@ import runpy
 
 import jax
 import numpy as np
+import pytest
 
 from flamingo_jax import sharding
 from flamingo_jax.shapes import flatten_paths
@@ -13,6 +14,7 @@ MEMORY = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "benchmar
 BATCH = 8
 
 
+@pytest.mark.slow
 def test_the_step_takes_what_is_counted():
     counted = runpy.run_path(str(MEMORY))
     stage, media = counted["assembled"]("demo", BATCH, 16)

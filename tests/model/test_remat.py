@@ -107,7 +107,7 @@ def kept(remat: str, dtype: str) -> int:
     return sum(a.size * a.dtype.itemsize for a in leaves if T in a.shape and V not in a.shape)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 def test_what_is_kept_is_what_the_policy_says(dtype):
     sizes = {name: kept(name, dtype) for name in NAMES}
     wide = B * T * D * jnp.dtype(dtype).itemsize

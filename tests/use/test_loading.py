@@ -89,6 +89,7 @@ def test_over_eight_devices(tiny_workdir, flamingo):
     np.testing.assert_allclose(logits(spread), logits(flamingo), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_dtypes(half_workdir):
     run = half_workdir
     half, whole = load(run.path), load(run.path, dtype="float32")
