@@ -80,6 +80,7 @@ def test_parts_in_memory_are_the_same_model(tiny_workdir, flamingo):
     assert np.abs(logits(other) - logits(flamingo)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_over_eight_devices(tiny_workdir, flamingo):
     mesh = sharding.make_mesh(1, 4, 2)
     spread = load(tiny_workdir.path, mesh=mesh)
