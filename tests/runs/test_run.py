@@ -161,6 +161,7 @@ def test_more_steps(trainer, undisturbed, same, folder, capsys):
     same(folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_datasets_and_weights_may_change(trainer, undisturbed, folder, tmp_path, one_device):
     """Begun with one dataset, gone on with two: the new one begins with its first row."""
     alone = trainer.beside(tmp_path / "alone")
