@@ -122,6 +122,7 @@ def refuse_content(name: str):
     raise Refused(403, f"{name}: no access any more")
 
 
+@SLOW
 def test_frozen_weights(bucket):
     tree = state(0)[0]
     digest = checkpoint.save_frozen("gs://bucket/run", tree)

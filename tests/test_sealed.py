@@ -103,11 +103,11 @@ def damage(path: pathlib.Path, how: str) -> None:
         path.unlink()
 
 
-SLOW = pytest.mark.slow
+OTHERS = ("cut", "garbage", "remove")
 
 
 @pytest.mark.parametrize(
-    "how", ["flip", "remove", *(pytest.param(how, marks=SLOW) for how in ("cut", "garbage"))]
+    "how", ["flip", *(pytest.param(how, marks=pytest.mark.slow) for how in OTHERS)]
 )
 def test_damaged_files_never_give_wrong_values(folder, how):
     """Each file of the newest step is damaged in turn: the same values come back, or older ones."""

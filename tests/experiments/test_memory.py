@@ -10,11 +10,11 @@ import pytest
 from flamingo_jax import sharding
 from flamingo_jax.shapes import flatten_paths
 
+pytestmark = pytest.mark.slow  # the demo's step, as users have it
 MEMORY = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "memory.py"
 BATCH = 8
 
 
-@pytest.mark.slow
 def test_the_step_takes_what_is_counted():
     counted = runpy.run_path(str(MEMORY))
     stage, media = counted["assembled"]("demo", BATCH, 16)

@@ -164,7 +164,8 @@ def test_the_first_logits_are_the_bare_models_bit_for_bit(name, every, offset):
         np.testing.assert_array_equal(found[..., :V], canonical(name))
 
 
-@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=SLOW), "bfloat16"])
+@SLOW
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_first_logits_are_the_bare_models_with_groups_unrolled(dtype):
     cfg = whole(every=1, dtype=dtype, vision=None, unroll=True)
     graph, params = init(cfg)

@@ -111,6 +111,7 @@ def test_batches_do_not_see_each_other(language, mesh):
         assert error <= 1e-5 * max(norms[path], least), path
 
 
+@pytest.mark.slow
 def test_validation_measures_each_batch_as_if_alone():
     c = described()
     c.train.datasets.update({name: config.dataset(**row) for name, row in ROWS.items()})
