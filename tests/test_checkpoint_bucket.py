@@ -23,7 +23,8 @@ def restore(stage: checkpoint.StageCheckpoints) -> int:
     return restored.step
 
 
-def test_every_beginning_of_a_save(bucket):
+@pytest.mark.parametrize("looked_at", [-1, pytest.param(1, marks=SLOW)])
+def test_every_beginning_of_a_save(looked_at, bucket):
     """Objects in the order in which they were written: a kill leaves the first ones."""
     save_steps(FOLDER, 1)
     one = dict(bucket.objects)
@@ -33,12 +34,13 @@ def test_every_beginning_of_a_save(bucket):
     bucket.before_write = lambda _: None
     whole = dict(bucket.objects)
     assert written[-1] == f"{PREFIX}/2/commit_success.txt" and len(written) > 10
-    for count in range(len(written)):
+    counts = range(len(written))
+    for count in counts:
         bucket.objects.clear()
         bucket.objects.update(one | {name: whole[name] for name in written[:count]})
         assert checkpoint.list_steps(FOLDER) == [1], count
         assert not sealed.is_whole(checkpoint.storage.to_path(FOLDER) / "2")
-        if count in (1, len(written) - 1):
+        if count == counts[looked_at]:
             with open_stage(FOLDER) as stage:
                 assert not bucket.names(f"{PREFIX}/2/"), "what is left is removed"
                 assert restore(stage) == 1
@@ -46,6 +48,7 @@ def test_every_beginning_of_a_save(bucket):
             assert checkpoint.load_params(FOLDER).step == 2
 
 
+@SLOW
 def test_every_moment_of_a_removal(bucket):
     save_steps(FOLDER, 1, 2)
     removed: list[str] = []
@@ -81,7 +84,8 @@ def stop_after(count: int):
 LOST = ("/2/meta/metadata", "/2/params/manifest.ocdbt", "/2/opt/")
 
 
-@pytest.mark.parametrize("lost", [*LOST[:1], *(pytest.param(x, marks=SLOW) for x in LOST[1:])])
+@SLOW
+@pytest.mark.parametrize("lost", LOST)
 def test_lost_objects_are_walked_back_from(lost, bucket):
     save_steps(FOLDER, 1, 2)
     names = bucket.names(f"{PREFIX}{lost}")
@@ -118,6 +122,7 @@ def refuse_content(name: str):
     raise Refused(403, f"{name}: no access any more")
 
 
+@SLOW
 def test_frozen_weights(bucket):
     tree = state(0)[0]
     digest = checkpoint.save_frozen("gs://bucket/run", tree)

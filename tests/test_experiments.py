@@ -122,6 +122,7 @@ def test_a_tiny_step_gives_the_state_back():
     assert {f"{name}/loss" for name in ("m3w", "align", "ltip", "vtp")} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_updates(capsys):
     path = EXPERIMENTS / "benchmarks" / "update.py"
     main = runpy.run_path(str(path))["main"]

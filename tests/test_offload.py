@@ -49,7 +49,8 @@ def trained(stage: assemble.Stage) -> list[np.ndarray]:
     ("remat", "sizes"),
     [
         pytest.param("none", {}, marks=pytest.mark.slow),
-        ("full", {"replica": 2, "fsdp": 2, "tensor": 2}),
+        ("full", {}),
+        pytest.param("full", {"replica": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_training_is_the_same_bit_for_bit(remat, sizes):

@@ -103,7 +103,12 @@ def damage(path: pathlib.Path, how: str) -> None:
         path.unlink()
 
 
-@pytest.mark.parametrize("how", ["flip", "cut", "garbage", "remove"])
+OTHERS = ("cut", "garbage", "remove")
+
+
+@pytest.mark.parametrize(
+    "how", ["flip", *(pytest.param(how, marks=pytest.mark.slow) for how in OTHERS)]
+)
 def test_damaged_files_never_give_wrong_values(folder, how):
     """Each file of the newest step is damaged in turn: the same values come back, or older ones."""
     save_steps(folder, 200, 300)

@@ -193,7 +193,12 @@ def alone(start) -> list[float]:
     return train(make_stage(ONE), start)[2]
 
 
-@pytest.mark.parametrize("name", MESHES)
+EACH = "replica 2 x fsdp 2 x tensor 2"  # every axis of more than one device
+
+
+@pytest.mark.parametrize(
+    "name", [n if n == EACH else pytest.param(n, marks=pytest.mark.slow) for n in MESHES]
+)
 def test_eight_devices_train_as_one(name, start, alone):
     stage = make_stage(MESHES[name])
     state, frozen, losses = train(stage, start)

@@ -17,6 +17,7 @@ TOLERANCE = 1e-5
 NEW = 6
 SIZES = [(5, 1), (1, 0), (3, 1), (4, 2), (8, 2), (2, 1), (7, 2), (6, 0)]  # (tokens, media)
 MOST_MEDIA = 2
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +100,9 @@ def test_greedy_takes_the_likeliest(tiny, prompts):
     [
         (Settings(NEW), (8, 3, 1)),
         (Settings(NEW, beams=3), (24, 3)),
-        (Settings(NEW, temperature=0.9, top_p=0.9, top_k=20, seed=5), (8, 1)),
+        pytest.param(
+            Settings(NEW, temperature=0.9, top_p=0.9, top_k=20, seed=5), (8, 1), marks=SLOW
+        ),
     ],
     ids=["greedy", "beams", "drawn"],
 )
@@ -176,7 +179,7 @@ def test_one_beam_is_greedy(tiny, prompts):
         assert totals == pytest.approx(expected.log_likelihood, abs=TOLERANCE)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.0, -0.5])
+@pytest.mark.parametrize("penalty", [0.0, *(pytest.param(p, marks=SLOW) for p in (1.0, -0.5))])
 def test_wide_beams_search_exhaustively(minute, penalty):
     """With as many beams as there are sequences, the best of all is found."""
     length, words, stop = 3, 5, 3

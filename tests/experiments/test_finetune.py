@@ -119,6 +119,7 @@ def test_begins_at_the_loss_of_the_checkpoint(begun, pictures, tmp_path):
     assert all((before[path] == after[path]).all() for path in before)
 
 
+@pytest.mark.slow
 def test_learns_and_can_be_used(begun, pictures, tmp_path):
     fields = {"train__steps": 40, "train__eval_every": 10, "train__eval_batches": 1}
     assert tune(begun, pictures, tmp_path / "run", **fields) == 0

@@ -5,10 +5,12 @@ import runpy
 
 import jax
 import numpy as np
+import pytest
 
 from flamingo_jax import sharding
 from flamingo_jax.shapes import flatten_paths
 
+pytestmark = pytest.mark.slow  # the demo's step, as users have it
 MEMORY = pathlib.Path(__file__).resolve().parents[2] / "experiments" / "benchmarks" / "memory.py"
 BATCH = 8
 

@@ -94,7 +94,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name == "llama" else pytest.param(name, marks=pytest.mark.slow) for name in CASES],
+)
 def test_a_step_costs_what_its_program_says(traced, name):
     cfg = CASES[name]
     parts = counts.flamingo(

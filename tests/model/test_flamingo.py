@@ -130,7 +130,8 @@ def without_media(batch: Batch, kept: int = M) -> Batch:
     )
 
 
-SEGMENTATIONS = [(1, 0), (2, 0), (3, 1), (4, 3)]
+SLOW = pytest.mark.slow
+SEGMENTATIONS = [(3, 1), *(pytest.param(*of, marks=SLOW) for of in [(1, 0), (2, 0), (4, 3)])]
 LANGUAGES = {"chinchilla": CHINCHILLA, "llama": LLAMA}
 BARE: dict[str, Any] = {"vision": None, "resampler": None, "xattn": None}
 
@@ -143,21 +144,27 @@ def bare_logits(cfg: FlamingoConfig, batch: Batch) -> np.ndarray:
     return np.asarray(forward(graph, USERS)(params, batch))
 
 
-@pytest.mark.parametrize("name", LANGUAGES)
-def test_the_first_logits_are_the_bare_models_bit_for_bit(name):
+@functools.cache
+def canonical(name: str) -> np.ndarray:
+    """The bare model's logits of `example_of_features`, block after block."""
+    return bare_logits(whole(LANGUAGES[name], every=1), example_of_features())
+
+
+@pytest.mark.parametrize(("every", "offset"), SEGMENTATIONS)
+@pytest.mark.parametrize("name", ["chinchilla", pytest.param("llama", marks=SLOW)])
+def test_the_first_logits_are_the_bare_models_bit_for_bit(name, every, offset):
     """In f32, whatever the segments: the bare model runs in its own, block after block."""
     batch = example_of_features()
-    canonical = bare_logits(whole(LANGUAGES[name], every=1), batch)
-    assert np.abs(canonical).max() > 0.1
-    for every, offset in SEGMENTATIONS:
-        graph, params = init(whole(LANGUAGES[name], every=every, offset=offset, vision=None))
-        run = forward(graph, USERS)
-        for seen in (batch, without_media(batch)):
-            found = np.asarray(run(params, seen))
-            assert found.shape == (B, T, V + 2)
-            np.testing.assert_array_equal(found[..., :V], canonical)
+    assert np.abs(canonical(name)).max() > 0.1
+    graph, params = init(whole(LANGUAGES[name], every=every, offset=offset, vision=None))
+    run = forward(graph, USERS)
+    for seen in (batch, without_media(batch)):
+        found = np.asarray(run(params, seen))
+        assert found.shape == (B, T, V + 2)
+        np.testing.assert_array_equal(found[..., :V], canonical(name))
 
 
+@SLOW
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_first_logits_are_the_bare_models_with_groups_unrolled(dtype):
     cfg = whole(every=1, dtype=dtype, vision=None, unroll=True)
@@ -290,7 +297,7 @@ def test_cached_features_are_the_pixels(watched):
     np.testing.assert_allclose(found, watched.forward(watched.params, batch), atol=1e-5)
 
 
-@pytest.mark.parametrize(("every", "offset"), [(2, 0), (3, 1)])
+@pytest.mark.parametrize(("every", "offset"), [pytest.param(2, 0, marks=SLOW), (3, 1)])
 def test_cached_decoding_equals_the_whole_pass(every, offset):
     """A prompt with pictures, one row padded on the left, then single tokens."""
     graph, params = init(whole(every=every, offset=offset, vision=None))
@@ -366,10 +373,16 @@ def cut(parts: tuple[seg.Segment, ...], remat: str = "none", unroll: bool = Fals
 
 
 def test_segments_and_rematerialisation_leave_flamingos_gradients():
+    same_gradients(cut(TWO_GROUPS), [cut(TWO_SEGMENTS, "full")])
+
+
+@pytest.mark.slow
+def test_rematerialisation_and_unrolling_leave_flamingos_gradients():
     others = [cut(TWO_GROUPS, "full"), cut(TWO_SEGMENTS, "dots", unroll=True)]
     same_gradients(cut(TWO_GROUPS), others)
 
 
+@pytest.mark.slow
 def test_segments_and_rematerialisation_leave_the_bare_models_gradients():
     same_gradients(
         whole(**BARE, every=1),

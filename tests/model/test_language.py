@@ -146,7 +146,7 @@ def test_grouped_heads_are_repeated_heads():
     np.testing.assert_allclose(full.logits(tokens), grouped.logits(tokens), atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["llama", pytest.param("chinchilla", marks=pytest.mark.slow)])
 def test_new_tokens_have_their_own_rows(kind):
     bare = Model(KINDS[kind])
     wider = Model(dataclasses.replace(KINDS[kind], new_tokens=2))

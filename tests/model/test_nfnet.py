@@ -231,7 +231,7 @@ def test_the_demos_encoder_is_small_and_gives_4_by_4():
     assert all(cfg.inner(width)[1] == 1 for width in cfg.widths)  # dense
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 def test_the_tower_normalises_and_flattens(dtype):
     cfg = VisionConfig(TINY, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     graph, params = make(lambda: VisionTower(cfg, rngs=nnx.Rngs(0)))

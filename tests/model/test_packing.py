@@ -24,6 +24,7 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 WEIGHTS = {"clips": 0.5, "lines": 2.0, "pages": 1.0}
 CHINCHILLA = {"positions": "xl"}
+EIGHT = {"fsdp": 2, "tensor": 2, "replica": 2}
 LLAMA = {"positions": "rotary", "gated": True, "kv_heads": 2, "heads": 4, "head_dim": 4}
 
 
@@ -62,8 +63,15 @@ def example(spec: Any, seed: int) -> Batch:
     )
 
 
-@pytest.mark.parametrize("mesh", [{}, {"fsdp": 2, "tensor": 2, "replica": 2}], ids=["one", "eight"])
-@pytest.mark.parametrize("language", [CHINCHILLA, LLAMA], ids=["chinchilla", "llama"])
+@pytest.mark.parametrize(
+    ("language", "mesh"),
+    [
+        pytest.param(CHINCHILLA, EIGHT, id="chinchilla-eight"),
+        pytest.param(CHINCHILLA, {}, id="chinchilla-one", marks=pytest.mark.slow),
+        pytest.param(LLAMA, EIGHT, id="llama-eight", marks=pytest.mark.slow),
+        pytest.param(LLAMA, {}, id="llama-one", marks=pytest.mark.slow),
+    ],
+)
 def test_batches_do_not_see_each_other(language, mesh):
     """Losses and gradients of three batches in one pass are those of each alone."""
     c = described()
@@ -103,6 +111,7 @@ def test_batches_do_not_see_each_other(language, mesh):
         assert error <= 1e-5 * max(norms[path], least), path
 
 
+@pytest.mark.slow
 def test_validation_measures_each_batch_as_if_alone():
     c = described()
     c.train.datasets.update({name: config.dataset(**row) for name, row in ROWS.items()})

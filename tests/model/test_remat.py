@@ -82,7 +82,12 @@ def compiled(remat: str) -> tuple[Params, int]:
     return program(params, frozen), program.memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("remat", NAMES[1:])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "remat", ["dots", *(pytest.param(name, marks=SLOW) for name in ("attention", "full"))]
+)
 def test_gradients_do_not_depend_on_what_is_kept(remat):
     expected, found = (flatten_paths(compiled(name)[0]) for name in ("none", remat))
     for path, leaf in expected.items():
@@ -107,7 +112,7 @@ def kept(remat: str, dtype: str) -> int:
     return sum(a.size * a.dtype.itemsize for a in leaves if T in a.shape and V not in a.shape)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=SLOW), "bfloat16"])
 def test_what_is_kept_is_what_the_policy_says(dtype):
     sizes = {name: kept(name, dtype) for name in NAMES}
     wide = B * T * D * jnp.dtype(dtype).itemsize
@@ -122,6 +127,7 @@ def test_what_is_kept_is_what_the_policy_says(dtype):
     assert sizes["none"] > 2 * sizes["dots"]
 
 
+@SLOW
 def test_the_less_is_kept_the_less_memory_is_needed():
     """As config.py's table orders them."""
     sizes = {name: compiled(name)[1] for name in NAMES}

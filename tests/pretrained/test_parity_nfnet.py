@@ -41,7 +41,7 @@ def nhwc(array: np.ndarray) -> np.ndarray:
     return array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
 
 
-@pytest.mark.parametrize("kind", ["stored", "by rule"])
+@pytest.mark.parametrize("kind", ["stored", pytest.param("by rule", marks=pytest.mark.slow)])
 def test_outputs_are_timms(peers, abstract, kind):
     chosen = [peer for peer in peers("nfnet_*") if peer.stored == (kind == "stored")]
     assert chosen

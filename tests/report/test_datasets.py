@@ -355,7 +355,9 @@ def test_the_demo(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]):
     config_file.write_text(
         "import json\nfrom flamingo_jax import config\n\n\ndef get_config(variant='full'):\n"
         f"    c = config.load({str(ROOT / 'experiments' / 'openmoji.py')!r} + ':tiny')\n"
-        "    c.tokenizer.vocab = 400\n    return c\n"
+        "    c.tokenizer.vocab = 400\n"
+        "    c.model.vision.image_size = 64\n"  # as tests/data draw them: once a process
+        "    return c\n"
     )
     from flamingo_jax import run
 

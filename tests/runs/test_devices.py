@@ -15,7 +15,8 @@ def losses(folder, after: int = 0) -> dict:
     }
 
 
-@pytest.mark.parametrize("begun", [pytest.param(0, marks=pytest.mark.slow), 6])
+@pytest.mark.slow
+@pytest.mark.parametrize("begun", [0, 6])
 def test_losses_do_not_depend_on_the_mesh(begun, trainer, undisturbed, folder):
     """Trained on eight devices, and gone on with on eight what one device had begun."""
     if begun:

@@ -303,6 +303,7 @@ def fed(trainer, folder: pathlib.Path, workdir: pathlib.Path, **fields: str) -> 
     return inputs.feeds(run, stage, frozen)
 
 
+@pytest.mark.slow
 def test_data_that_changed_since(trainer, plain, tmp_path):
     other = trainer.beside(tmp_path / "other")
     fed(other, plain, tmp_path / "run").train(0)  # the same pictures in another place
@@ -352,11 +353,21 @@ def test_between_two_stages(trainer, three_stages, same, folder, tmp_path, capsy
     same(folder, three_stages)
 
 
-def test_the_verb(trainer, plain, tmp_path, capsys):
+@pytest.mark.slow
+def test_a_folder_is_told_of(plain, capsys):
     assert cli.main(["inspect", str(plain)]) == 0
     told = capsys.readouterr().out
     assert "24 media, 24 versions of them, 24 frames of bfloat16[4, 256]" in told
     assert "dataset named: folder " in told and "5 shards" in told
+
+
+@pytest.mark.slow
+def test_the_verb_refuses_fresh_augmentation(trainer, tmp_path, capsys):
+    assert prepare(trainer, tmp_path / "out", tmp_path / "run") == 2
+    assert "is augmented anew at each visit" in capsys.readouterr().err
+
+
+def test_what_the_verb_refuses(trainer, tmp_path, capsys):
     argv = ["prepare", "features", f"--out={tmp_path / 'out'}"]
     config_flag, run = f"--config={trainer.experiment}", f"--workdir={tmp_path / 'run'}"
     for flags, said in (
@@ -364,7 +375,6 @@ def test_the_verb(trainer, plain, tmp_path, capsys):
         ([config_flag, run, "--stage=language"], "only the stage flamingo has features"),
         ([config_flag, run, "--path=a"], "--path belongs to documents"),
         ([f"{config_flag}:stages", run], "the stage language of"),
-        ([config_flag, run], "is augmented anew at each visit"),
     ):
         assert cli.main([*argv, *flags]) == 2, flags
         assert said in capsys.readouterr().err

@@ -59,6 +59,7 @@ def twice(trainer, tmp_path_factory) -> Twice:
     return Twice(Folder(folder), counted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0, 1])
 @pytest.mark.parametrize("function", ["update", "evaluate"])
 def test_one_trace_and_one_program_a_start(twice, start, function):
@@ -70,6 +71,7 @@ def test_one_trace_and_one_program_a_start(twice, start, function):
     assert found[EVENT.format("backend_compile"), f"jit({function})"] == 1
 
 
+@pytest.mark.slow
 def test_rates_are_those_of_the_steps(twice, trainer):
     """Model FLOP/s from shapes and the seconds of computing; MFU where a peak is published."""
     c = config.finish(config.load(f"{trainer.experiment}:flamingo"))

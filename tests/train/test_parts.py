@@ -41,7 +41,7 @@ def update(micro_batches: int, split: bool = False) -> tuple[Any, dict[str, floa
 
 
 @pytest.mark.parametrize(
-    ("micro_batches", "split"), [pytest.param(4, False, marks=pytest.mark.slow), (2, True)]
+    ("micro_batches", "split"), [(4, False), pytest.param(2, True, marks=pytest.mark.slow)]
 )
 def test_parts_are_the_whole(micro_batches, split):
     """Loss, count of targets, norm of the gradient, and its moments, on the same devices."""

@@ -80,6 +80,7 @@ def test_parts_in_memory_are_the_same_model(tiny_workdir, flamingo):
     assert np.abs(logits(other) - logits(flamingo)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_over_eight_devices(tiny_workdir, flamingo):
     mesh = sharding.make_mesh(1, 4, 2)
     spread = load(tiny_workdir.path, mesh=mesh)
@@ -89,6 +90,7 @@ def test_over_eight_devices(tiny_workdir, flamingo):
     np.testing.assert_allclose(logits(spread), logits(flamingo), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_dtypes(half_workdir):
     run = half_workdir
     half, whole = load(run.path), load(run.path, dtype="float32")

@@ -95,7 +95,7 @@ def test_several_processes(tars: Job, tmp_path: pathlib.Path, contents) -> None:
         beam.run(Job(other, shard_size=3), str(tmp_path / "blocked"), arguments)
 
 
-@pytest.mark.parametrize("where", ["disk", "cloud"])
+@pytest.mark.parametrize("where", [pytest.param("disk", marks=pytest.mark.slow), "cloud"])
 def test_gone_on_with(
     where: str, job: Job, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, contents, cloud
 ) -> None:
