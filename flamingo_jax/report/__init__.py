@@ -5,13 +5,13 @@ No model code: an unfinished run, or one from another machine, is reported as fa
 
 from __future__ import annotations
 
-import os
 import pathlib
 from collections.abc import Sequence
 
 from flamingo_jax.errors import InputError
 from flamingo_jax.report import comparing, costs, heading, page, reading, tables, wording
 from flamingo_jax.report import datasets as mixtures
+from flamingo_jax.report.saving import save
 from flamingo_jax.report.tables import table
 
 __all__ = ["compare", "summary", "table", "write", "write_datasets"]
@@ -26,7 +26,7 @@ def write(workdir: Workdir) -> pathlib.Path:
       InputError: if the folder is missing, holds no run, or cannot be written to.
     """
     run = reading.read(workdir)
-    return _save(run.workdir / "report" / "index.html", page.render(run))
+    return save(run.workdir / "report" / "index.html", page.render(run))
 
 
 def compare(workdirs: Sequence[Workdir], out: Workdir | None = None) -> pathlib.Path:
@@ -40,7 +40,7 @@ def compare(workdirs: Sequence[Workdir], out: Workdir | None = None) -> pathlib.
     if len(runs) < 2:
         raise InputError(f"{str(workdirs[0])!r} alone cannot be compared; give two runs or more")
     path = pathlib.Path(out) if out is not None else runs[0].workdir / "report" / "compare.html"
-    return _save(path, comparing.render(runs))
+    return save(path, comparing.render(runs))
 
 
 def write_datasets(mixture: mixtures.Mixture, out: Workdir) -> pathlib.Path:
@@ -49,7 +49,7 @@ def write_datasets(mixture: mixtures.Mixture, out: Workdir) -> pathlib.Path:
     Raises:
       InputError: if it cannot be written.
     """
-    return _save(pathlib.Path(out) / "index.html", mixtures.render(mixture))
+    return save(pathlib.Path(out) / "index.html", mixtures.render(mixture))
 
 
 def summary(workdir: Workdir) -> None:
@@ -77,15 +77,3 @@ def timings(run: reading.Run) -> str:
     if costs.memory(run) is not None:
         told.append(f"peak memory {wording.gigabytes(costs.memory(run))}")
     return " \u00b7 ".join(told)
-
-
-def _save(path: pathlib.Path, html: str) -> pathlib.Path:
-    """Writes a page as a whole: a reader never sees half of one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        draft.write_text(html, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise InputError(f"the report {str(path)!r} cannot be written: {error.strerror}") from error
-    return path

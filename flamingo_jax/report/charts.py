@@ -31,8 +31,9 @@ class Line:
       x, y: the points; a y that is not finite breaks the line.
       color: a CSS colour.
       style: solid | dashed | marked (solid with a dot at every point) | points (dashed with dots) |
-        raw (faint, under its smooth line) | smooth (drawn, but told by no tooltip: it is no
-        measured value).
+        faint (thin, with small dots) | faint-dashed | raw (faint, under its smooth line) | smooth
+        (drawn, but told by no tooltip: it is no measured value).
+      low, high: the ends of each point's error bar; () = none, and none of more than `POINTS`.
     """
 
     name: str
@@ -41,6 +42,8 @@ class Line:
     y: Sequence[float]
     color: str
     style: str = "solid"
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +103,8 @@ def line_chart(
     if not lines:
         return tag("figure", head, tag("p", "No values yet.", class_="left-out"), class_="chart")
     xs = [x for line in lines for x in line.x]
-    ys = [y for line in lines for y in line.y if math.isfinite(y)]
+    drawn = (y for line in lines for y in (*line.y, *line.low, *line.high))
+    ys = [y for y in drawn if math.isfinite(y)]
     ys += [guide.value for guide in guides if guide.axis == "y"]
     x_range = _widened(min(xs), max(xs), 0.0)
     linear = _widened(min([*ys, 0.0] if zero else ys), max([*ys, 0.0] if zero else ys), 0.05)
@@ -180,7 +184,8 @@ def thin(line: Line) -> Line:
         if len(finite) < len(stretch):
             keep.add(next(i for i in stretch if not math.isfinite(line.y[i])))
     order = sorted(keep)
-    return dataclasses.replace(line, x=[line.x[i] for i in order], y=[line.y[i] for i in order])
+    x, y = [line.x[i] for i in order], [line.y[i] for i in order]
+    return dataclasses.replace(line, x=x, y=y, low=(), high=())
 
 
 def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
@@ -306,6 +311,14 @@ def _plot(
     for line in lines:
         places = [(across(x), down(y)) for x, y in zip(line.x, line.y, strict=True)]
         drawn += _paths(line, places)
+        bars = "".join(
+            f"M{across(x) * SIDE:.1f} {down(low) * SIDE:.1f}V{down(high) * SIDE:.1f}"
+            for x, low, high in zip(line.x, line.low, line.high, strict=bool(line.low))
+            if math.isfinite(down(low) - down(high))
+        )
+        if bars:
+            style = f"stroke:{line.color}"
+            drawn.append(tag("path", d=bars, class_="error", style=style, data_legend=line.legend))
     svg = tag(
         "svg",
         drawn,
@@ -332,9 +345,10 @@ def _paths(line: Line, places: Sequence[tuple[float, float]]) -> list[Markup]:
         way = dots
     style = f"stroke:{line.color}"
     paths = [tag("path", d="".join(way), class_=line.style, style=style, data_legend=line.legend)]
-    if line.style in ("marked", "points"):
+    if line.style in ("marked", "points", "faint", "faint-dashed"):
+        size = "dots small" if line.style.startswith("faint") else "dots"
         paths.append(
-            tag("path", d="".join(dots), class_="dots", style=style, data_legend=line.legend)
+            tag("path", d="".join(dots), class_=size, style=style, data_legend=line.legend)
         )
     return paths
 

@@ -9,7 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 VOID = {"img", "link", "meta"}
-ALLOWED = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+ALLOWED = "default-src 'none'; img-src {}; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+EMBEDDED, BESIDE = "data:", "data: 'self' file:"
+"""Pictures that a page may show: those inside it, or those of files beside it, too."""
 HERE = pathlib.Path(__file__).parent
 
 
@@ -61,15 +63,21 @@ def data(value: Any, **attributes: Any) -> Markup:
     return tag("script", Markup(text), type="application/json", **attributes)
 
 
-def table(head: list[Child], rows: list[list[Child]], class_: str = "", foot: int = 0) -> Markup:
-    """A table in its own scroller; cells may be `Markup`; the last `foot` rows are its totals."""
+def table(
+    head: list[Child], rows: list[list[Child]], class_: str = "", foot: int = 0, ours: int = 0
+) -> Markup:
+    """A table in its own scroller; cells may be `Markup`.
+
+    The last `foot` rows are its totals; the first `ours` ones are set off from what they stand
+    beside.
+    """
     body = rows[: len(rows) - foot]
     return tag(
         "div",
         tag(
             "table",
             tag("thead", tag("tr", [tag("th", cell, scope="col") for cell in head])),
-            tag("tbody", [_row(row) for row in body]),
+            tag("tbody", [_row(row, "ours" if n < ours else None) for n, row in enumerate(body)]),
             tag("tfoot", [_row(row) for row in rows[len(body) :]]) if foot else None,
             class_=class_ or None,
         ),
@@ -77,8 +85,11 @@ def table(head: list[Child], rows: list[list[Child]], class_: str = "", foot: in
     )
 
 
-def _row(cells: list[Child]) -> Markup:
-    return tag("tr", tag("th", cells[0], scope="row"), [tag("td", cell) for cell in cells[1:]])
+def _row(cells: list[Child], class_: str | None = None) -> Markup:
+    head, *others = cells
+    return tag(
+        "tr", tag("th", head, scope="row"), [tag("td", cell) for cell in others], class_=class_
+    )
 
 
 def section(key: str, title: str, *children: Child) -> Markup:
@@ -91,14 +102,22 @@ def left_out(text: str) -> Markup:
     return tag("p", text, class_="left-out")
 
 
-def document(title: str, *body: Child, styles: Sequence[str] = ("report.css",)) -> Markup:
-    """The whole page: style sheets and script inside, nothing to be loaded from anywhere."""
-    style = Markup("".join((HERE / name).read_text(encoding="utf-8") for name in styles))
-    script = Markup((HERE / "report.js").read_text(encoding="utf-8"))
+def document(
+    title: str,
+    *body: Child,
+    styles: Sequence[str] = ("report.css",),
+    scripts: Sequence[str] = ("report.js",),
+    pictures: str = EMBEDDED,
+) -> Markup:
+    """The whole page: style sheets and scripts inside, nothing to be loaded from a network."""
+    style, script = (
+        Markup("".join((HERE / name).read_text(encoding="utf-8") for name in names))
+        for names in (styles, scripts)
+    )
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=ALLOWED),
+        tag("meta", http_equiv="Content-Security-Policy", content=ALLOWED.format(pictures)),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
         tag("title", title),

@@ -191,9 +191,9 @@ def read(workdir: str | pathlib.Path) -> Run:
             "give the --workdir of a run that has started"
         )
     problems: list[str] = []
-    config = _object(folder / "config.json", problems)
-    facts = _object(folder / "run.json", problems)
-    results = _object(folder / "results.json", problems)
+    config = json_object(folder / "config.json", problems)
+    facts = json_object(folder / "run.json", problems)
+    results = json_object(folder / "results.json", problems)
     tasks = []
     stored = results.get("tasks")
     for name, raw in (stored if isinstance(stored, dict) else {}).items():
@@ -258,7 +258,7 @@ def _finished(run: Run, stage: str) -> bool:
     return False
 
 
-def _object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
+def json_object(path: pathlib.Path, problems: list[str]) -> dict[str, Any]:
     """The JSON object in a file; {} where there is none, and a line if it cannot be read."""
     if not path.is_file():
         return {}

@@ -159,7 +159,7 @@ def table(workdirs: Sequence[str | pathlib.Path], markdown: bool = False) -> str
         told = ", ".join(repr(str(workdir)) for workdir in workdirs)
         return f"No checks yet: there is no results.json with checks in {told}.\n"
     head, body = cells(groups, found)
-    return _markdown(head, body) if markdown else _plain(head, body)
+    return _markdown(head, body) if markdown else plain(head, body)
 
 
 def cells(groups: Sequence[Group], found: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -196,7 +196,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _plain(head: list[str], body: list[list[str]]) -> str:
+def plain(head: list[str], body: list[list[str]]) -> str:
+    """A table of texts as it is printed, the second column to the right."""
     widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
     lines = [head, ["\u2500" * width for width in widths], *body]
     text = []

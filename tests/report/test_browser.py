@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from flamingo_jax import report
-from flamingo_jax.report import datasets, laid
+from flamingo_jax.report import benchmarks, datasets, laid
+from tests.report.evaluated import make_evaluation
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage",
@@ -174,3 +175,86 @@ def test_rows_of_datasets(browser: str, tmp_path: pathlib.Path, width: int):
     assert seen["colours"] == seen["chips"] and len(set(seen["colours"])) == 2
     assert seen["drawn"] and seen["problems"] == []
     assert seen["narrow"], "the page is wider than its window"
+
+
+BROWSE = """<script>
+const seen = {};
+const box = document.querySelector("#benchmark-coco .queries");
+const [setting, order] = box.querySelectorAll("select");
+const search = box.querySelector("input");
+const cards = () => [...box.querySelectorAll(".query")];
+const keys = () => cards().map((each) => each.querySelector(".key").textContent);
+const scores = () => cards().map((each) => Number(each.querySelector(".score").textContent));
+const set = (field, value, event) => {
+  field.value = value;
+  field.dispatchEvent(new Event(event));
+};
+const choose = (select, value) => set(select, value, "change");
+const find = (text) => set(search, text, "input");
+const count = () => box.querySelector(".query-count").textContent;
+seen.first = keys();
+seen.settings = [...setting.options].map((each) => each.textContent);
+choose(order, "worst");
+seen.worst = scores();
+choose(order, "best");
+seen.best = scores();
+choose(order, "order");
+seen.count = count();
+box.querySelectorAll(".pager button")[1].click();
+seen.second = [keys()[0], count()];
+find("COCO-29");
+seen.found = [keys(), count()];
+find("no such text");
+seen.none = [cards().length, count()];
+find("");
+choose(setting, 1);
+const shots = cards()[0].querySelector("details");
+shots.open = true;
+const other = document.querySelector("#benchmark-custom");
+const [of] = other.querySelectorAll("select");
+const total = () => [...other.querySelectorAll(".confused td")].reduce(
+  (sum, each) => sum + Number(each.textContent), 0);
+seen.classes = [total()];
+choose(of, 2);
+seen.classes.push(total());
+seen.pairs = document.querySelectorAll("#benchmark-imagenet .pairs tbody tr").length > 0;
+const said = document.querySelector("#benchmark-vqav2 .said").textContent;
+seen.hostile = said.includes("<" + "/script><b>");
+seen.bars = document.querySelectorAll("#benchmark-coco path.error").length;
+setTimeout(() => {
+  seen.shots = shots.querySelectorAll("li").length;
+  const pictures = [...document.querySelectorAll("#benchmark-coco .query > img")];
+  for (const each of pictures) each.loading = "eager";
+  setTimeout(() => {
+    seen.pictures = pictures.length > 0 && pictures.every((each) => each.naturalWidth > 0);
+    seen.narrow = document.documentElement.scrollWidth <= window.innerWidth;
+    seen.problems = problems;
+    document.body.dataset.seen = JSON.stringify(seen);
+  }, 500);
+}, 100);
+</script>"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_queries_of_benchmarks(browser: str, tmp_path: pathlib.Path, width: int):
+    folder = make_evaluation(tmp_path / "evaluation", queries=30, shots=(0, 4), trials=1)
+    page = benchmarks.write(folder)
+    text = page.read_text(encoding="utf-8").replace("<title>", WATCH + "<title>", 1)
+    page.write_text(text.replace("</body>", BROWSE + "</body>"), encoding="utf-8")
+    dom, complaints = opened(browser, page, tmp_path / "profile", width)
+    assert not complaints
+    found = re.search(r'data-seen="([^"]*)"', dom)
+    assert found, "the exercise did not come to its end"
+    seen = json.loads(html.unescape(found[1]))
+    assert seen["first"] == [f"coco-{n}" for n in range(24)]
+    assert seen["settings"] == ["0 shots, random", "4 shots, random", "4 shots, RICES"]
+    assert seen["worst"] == sorted(seen["worst"]) and seen["worst"][0] < seen["best"][0]
+    assert seen["best"] == sorted(seen["best"], reverse=True)
+    assert seen["count"] == "1–24 of 30" and seen["second"] == ["coco-24", "25–30 of 30"]
+    assert seen["found"] == [["coco-29"], "1–1 of 1"]
+    assert seen["none"] == [0, "No query holds that text."]
+    assert seen["shots"] == 4 and seen["classes"] == [30, 30] and seen["pairs"]
+    assert seen["hostile"] and seen["bars"] == 2
+    assert seen["pictures"], "pictures beside the page are not shown"
+    assert seen["narrow"], "the page is wider than its window"
+    assert seen["problems"] == []

@@ -37,6 +37,17 @@ def test_a_value_that_is_not_finite_breaks_the_line():
     assert [p[0] for p in points(charts.line_chart("t", [line]), "solid")] == ["M", "L", "M", "L"]
 
 
+def test_error_bars_stand_at_their_points_and_widen_the_range():
+    low, high = [0.0, math.nan, 2.0], [4.0, math.nan, 3.0]
+    line = Line("a", "a", [0, 5, 10], [1.0, 2.0, 2.5], "red", "marked", low, high)
+    chart = charts.line_chart("t", [line], zero=True)
+    [way] = re.findall(r'<path d="([^"]*)" class="error"', chart)
+    ends = [tuple(map(float, bar)) for bar in re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)", way)]
+    # From 0 to 4 and a margin of a twentieth above; the point without an interval has no bar.
+    assert ends == [(0, 1000, 47.6), (1000, 523.8, 285.7)]
+    assert charts.thin(Line("a", "a", *[list(range(900))] * 2, "red", "solid", [0] * 900)).low == ()
+
+
 def test_thinning_keeps_ends_spikes_and_gaps():
     y = [math.sin(i / 50) for i in range(20_000)]
     y[7_777], y[12_345] = 9.0, math.nan
