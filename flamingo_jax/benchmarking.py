@@ -133,7 +133,7 @@ def evaluate(c: Any, checkpoint: str, workdir: str) -> None:
     results = campaign.conclude(found, request, folder, about)
     gallery.write(found, request, folder)
     page.write(folder)
-    print(page.summary(results))
+    print(page.summary(results, folder))
     progress.say(f"report: {folder / 'report' / 'index.html'}")
 
 
