@@ -19,6 +19,7 @@ from flamingo_jax.eval.examples import Benchmark
 from flamingo_jax.eval.protocol import presets, splits
 from flamingo_jax.eval.protocol.presets import Protocol
 from flamingo_jax.eval.tasks import benchmarks as tasks
+from flamingo_jax.eval.tasks.entries import Files
 from flamingo_jax.report import benchmarks as page
 
 LONGEST = 86_400.0
@@ -100,8 +101,19 @@ def config_of(spec: str, overrides: dict[str, str], names: Sequence[str], root: 
 
 
 def table(c: Any) -> str:
-    """What `evaluate --list` prints."""
-    return tasks.table(c.root or ".")
+    """What `evaluate --list` prints: the config's benchmarks, or all there are.
+
+    Raises:
+      InputError: for a benchmark or a file's key that there is not.
+    """
+    if not c.benchmarks:
+        return tasks.table(c.root or ".")
+    lines = []
+    for name, row in c.benchmarks.items():
+        entry = tasks.entry(row.name or name)
+        files = Files(entry, row.root or c.root or ".", row.split, dict(row.files))
+        lines += tasks.described(name, entry, files)
+    return "\n".join(lines)
 
 
 def evaluate(c: Any, checkpoint: str, workdir: str) -> None:

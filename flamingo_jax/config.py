@@ -272,7 +272,9 @@ def _parse(field: str, text: str, old: Any) -> Any:
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     if kind is tuple and not isinstance(value, tuple):
-        value = (value,)
+        # random,rices: words need no quotes; a comma that is meant stands in ("a,b",).
+        words = tuple(word.strip() for word in value.split(",")) if type(value) is str else ()
+        value = words or (value,)
     if type(value) is not kind:
         raise InputError(f"--config.{field}={text}: expected a value of type {kind.__name__}")
     return value

@@ -132,13 +132,25 @@ def rows(root: str | os.PathLike[str]) -> list[Row]:
 def table(root: str | os.PathLike[str]) -> str:
     """What `evaluate --list` prints: a line for each benchmark, and one for each of its files."""
     lines = []
-    for row in rows(root):
-        of, files = row.entry, Files(row.entry, root)
-        state = "found" if row.found else "not found"
-        lines.append(f"{of.name:<14} {of.title:<22} {of.kind:<8} {of.metric:<14} {state}")
-        for need in of.needed(of.splits[0]):
-            path = files.find(need.key)
-            mark = "+" if path else "?" if need.optional else "-"
-            where = path or files.candidates(need.key)[0]
-            lines.append(f"  {mark} {where}  ({need.what}; {need.source})")
+    for of in ENTRIES.values():
+        lines += described(of.name, of, Files(of, root))
     return "\n".join(lines)
+
+
+def described(name: str, of: Entry, files: Files) -> list[str]:
+    """A benchmark's lines of the table: + a file that is there, - one that is not, ? an optional.
+
+    Args:
+      name: as it is called there.
+      of: what it is.
+      files: where its files are looked for, and for which split.
+    """
+    needs = [(need, files.find(need.key)) for need in of.needed(files.split)]
+    missing = any(path is None and not need.optional for need, path in needs)
+    state = "not found" if missing else "found"
+    lines = [f"{name:<14} {of.title:<22} {of.kind:<8} {of.metric:<14} {state}"]
+    for need, path in needs:
+        mark = "+" if path else "?" if need.optional else "-"
+        where = path or files.candidates(need.key)[0]
+        lines.append(f"  {mark} {where}  ({need.what}; {need.source})")
+    return lines
