@@ -64,7 +64,7 @@ def test_media_reach_the_text(tiny):
     assert np.abs(log_probs(tiny, prompt, []) - log_probs(tiny, other, [])).max() > 0.05
 
 
-@pytest.mark.parametrize("kind", ["tiny", "rotary"])
+@pytest.mark.parametrize("kind", ["tiny", pytest.param("rotary", marks=SLOW)])
 def test_cache_gives_the_full_forward(kind, request):
     model = request.getfixturevalue(kind)
     prompt = model.prompt(4, 7, 1)
@@ -119,6 +119,7 @@ def test_neither_batch_nor_padding_matters(tiny, prompts, settings, batches):
             assert a.log_likelihood == pytest.approx(b.log_likelihood, abs=TOLERANCE)
 
 
+@SLOW
 def test_more_padding_changes_nothing(tiny, prompts):
     rows = make_rows(tiny.graph, prompts, range(8))
     assert rows.media is not None

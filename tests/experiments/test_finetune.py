@@ -13,9 +13,12 @@ from PIL import Image
 
 import flamingo_jax
 from flamingo_jax import __main__ as cli
-from flamingo_jax import assemble, config, logs, sharding
+from flamingo_jax import assemble, config, inputs, logs, sharding, stages
 from flamingo_jax.data.sources import open_source
 from flamingo_jax.errors import InputError
+from flamingo_jax.preemption import StopRequest
+from flamingo_jax.shapes import flatten_paths
+from flamingo_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FINETUNE = ROOT / "experiments" / "finetune.py"
@@ -99,6 +102,25 @@ def params(folder: pathlib.Path) -> dict[str, np.ndarray]:
     }
 
 
+def test_begins_with_the_parameters_of_the_run(begun, pictures, tmp_path):
+    """Trained or frozen: at the first step all are the run's, bit for bit."""
+    own = {"train.datasets.own.path": str(pictures)}
+    c = config.finish(config.load(f"{FINETUNE}:{begun}", own))
+    workdir = Workdir(tmp_path / "run")
+    workdir.create()
+    tokenizer = inputs.tokenizer(c, workdir)
+    run = inputs.Run(c, workdir, tokenizer, sharding.make_mesh(), {}, StopRequest())
+    stage = run.assemble("flamingo")
+    frozen, digest = stages.frozen_parameters(run, stage, None)
+    found = flatten_paths(frozen) | flatten_paths(stages._initial(run, stage))
+    wanted = flatten_paths(flamingo_jax.load(begun).params)
+    assert found.keys() == wanted.keys()
+    for path, leaf in found.items():
+        np.testing.assert_array_equal(np.asarray(leaf), np.asarray(wanted[path]), err_msg=path)
+    assert [path.name for path in (begun / "frozen").iterdir()] == [digest]
+
+
+@pytest.mark.slow
 def test_begins_at_the_loss_of_the_checkpoint(begun, pictures, tmp_path):
     """Before the first step, and after one at a rate of 0: what the run scores on held-out rows."""
     fields = {"train__optimizer__lr": 0.0, "train__steps": 1, "train__eval_batches": 1}

@@ -123,6 +123,7 @@ def test_one_embedding_of_time_serves_all_frames():
     np.testing.assert_allclose(base, moved, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient(resampler):
     _, params = resampler
     x, frames = features(), np.array([[1, 4, 0], [3, 2, 1]], np.int32)

@@ -19,18 +19,6 @@ def committed(name: str) -> bool:
     return name == f"{STEP}/6/commit_success.txt"
 
 
-def test_a_run_in_a_bucket(bucket, trainer, folder, one_device):
-    assert trainer.here(ADDRESS, "--config.train.steps=3") == 0
-    found = type(folder)(bucket.download("runs/one", folder.path))
-    for name in ("config.json", "identity.json", "run.json", "finished", "report/index.html"):
-        assert (found.path / name).exists(), name
-    assert not (found.path / "lease.json").exists()
-    assert [row["step"] for row in found.rows("rows", dataset="named")][::8] == [1, 2, 3]
-    params = flatten_paths(load(ADDRESS).params)
-    for path, leaf in found.params().items():
-        assert np.array_equal(np.asarray(leaf), np.asarray(params[path])), path
-
-
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_that_on_a_disk(
     bucket, trainer, undisturbed, same, folder, capsys

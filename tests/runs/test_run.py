@@ -42,7 +42,8 @@ def test_the_plateau_alarm(nats, alarms, trainer, folder, tmp_path, one_device, 
     assert capsys.readouterr().err.count("ALARM: text-only plateau: at step") == len(wanted)
 
 
-@pytest.mark.parametrize("cached", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cached", [False, True])
 def test_bad_records(cached, trainer, folder, tmp_path, one_device, capsys):
     """A picture that cannot be read is replaced, counted, and no row used."""
     broken = trainer.beside(tmp_path / "broken")

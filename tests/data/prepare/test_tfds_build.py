@@ -104,6 +104,7 @@ def test_a_corpus_in_a_folder(shards: pathlib.Path, tmp_path: pathlib.Path, caps
     assert "source.path=" in last and "another name, or --overwrite" in last
 
 
+@pytest.mark.slow
 def test_on_beams_workers(shards: pathlib.Path, tmp_path: pathlib.Path) -> None:
     out = tmp_path / "sets"
     options = {"max_characters": 40}
