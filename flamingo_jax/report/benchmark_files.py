@@ -237,8 +237,8 @@ def parse(
                 f"{where}: the benchmark {name!r} is not as evaluations write it "
                 f"({type(error).__name__}: {error}); evaluate again"
             ) from error
-    parts = (_mapping(raw.get(part)) for part in ("model", "protocol", "request"))
-    return Results(*parts, tuple(entries))
+    model, protocol, request = (_mapping(raw.get(n)) for n in ("model", "protocol", "request"))
+    return Results(model, protocol, request, tuple(entries))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
