@@ -237,9 +237,7 @@ def parse(
                 f"{where}: the benchmark {name!r} is not as evaluations write it "
                 f"({type(error).__name__}: {error}); evaluate again"
             ) from error
-    model, protocol, request = (
-        _mapping(raw.get(part)) for part in ("model", "protocol", "request")
-    )
+    model, protocol, request = (_mapping(raw.get(n)) for n in ("model", "protocol", "request"))
     return Results(model, protocol, request, tuple(entries))
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 import os
 import pathlib
 import urllib.parse
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from flamingo_jax.report import reading, wording
 from flamingo_jax.report.benchmark_files import Entry, figure_title, lines, selection_title
@@ -90,8 +91,13 @@ def collect(
         row, figures = of.rows.get(place, {}).get(key), line.get("figures")
         if row is not None and isinstance(figures, dict):
             value = figures.get(of.entry.metric, next(iter(figures.values()), None))
-            row[SCORE] = value if reading.is_number(value) else None
-    return {name: _data(of) for name, of in found.items() if of.answered}
+            row[SCORE] = value if _is_finite(value) else None
+    return {name: _data(of) for name, of in found.items() if of.rows}
+
+
+def _is_finite(value: Any) -> TypeGuard[int | float]:
+    """Whether a value can stand in the page's data: a model may give a choice -Infinity."""
+    return reading.is_number(value) and math.isfinite(value)
 
 
 def _known(
@@ -185,7 +191,7 @@ def _likeliest(scores: Any, names: Any) -> list[list[Any]]:
     """[name, log-likelihood in nats] of the likeliest choices; [] where their names are unknown."""
     if not isinstance(scores, list) or len(scores) != len(names):
         return []
-    known = [(float(s), str(n)) for s, n in zip(scores, names, strict=True) if reading.is_number(s)]
+    known = [(float(s), str(n)) for s, n in zip(scores, names, strict=True) if _is_finite(s)]
     best = sorted(known, key=lambda pair: -pair[0])[:TOP]
     return [[shown(name, 200), round(score, 2)] for score, name in best]
 

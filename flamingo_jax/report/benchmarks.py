@@ -179,7 +179,7 @@ def _queries(entry: Entry, found: Mapping[str, Any] | None) -> Markup:
     """What the page's script fills with queries and classes."""
     title = tag("h3", "Queries")
     if found is None:
-        return join(title, left_out("No queries: predictions.jsonl has no answer to any."))
+        return join(title, left_out("No queries: predictions.jsonl answers none that is known."))
     few = found["answered"] > found["kept"]
     of = f"The first {found['kept']:,} of {found['answered']:,} queries are here; " if few else ""
     note = of + "predictions.jsonl holds every answer, scores.jsonl its score."

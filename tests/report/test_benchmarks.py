@@ -253,6 +253,26 @@ def test_damaged_lines_are_told(tmp_path: pathlib.Path):
     assert len(page.data["coco"]["settings"][0]["rows"]) == 2
 
 
+def test_scores_that_are_not_finite_are_none(tmp_path: pathlib.Path):
+    folder = make_evaluation(tmp_path / "e", (FRUIT,), 1, (0,), trials=1)
+    place = {"benchmark": "custom", "shots": 0, "selection": "random", "trial": 0}
+    line = {**place, "key": "custom-0", "answer": "white dog", "shown": []}
+    scores = [float("-inf"), float("nan"), -3.0, -2.0, -1.0]
+    (folder / "predictions.jsonl").write_text(json.dumps({**line, "scores": scores}) + "\n")
+    figures = {**place, "key": "custom-0", "figures": {"top1": float("nan")}}
+    (folder / "scores.jsonl").write_text(json.dumps(figures) + "\n")
+    [row] = Read(str(benchmarks.render(folder))).data["custom"]["settings"][0]["rows"]
+    assert row[2] is None
+    assert row[4] == [["white dog", -1.0], ["grey stone", -2.0], ["blue boat", -3.0]]
+
+
+def test_answers_to_none_of_the_queries(tmp_path: pathlib.Path):
+    folder = make_evaluation(tmp_path / "e", (COCO,), 2, (0,), trials=1)
+    (folder / "queries.json").write_text('{"coco": {"another": {}}}')
+    page = Read(str(benchmarks.render(folder)))
+    assert "No queries" in page.text["benchmark-coco"] and not page.data
+
+
 def test_answers_of_several_processes(tmp_path: pathlib.Path):
     folder = make_evaluation(tmp_path / "e", (COCO,), 4, (0,), trials=1)
     lines = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)

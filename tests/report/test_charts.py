@@ -45,8 +45,8 @@ def test_error_bars_stand_at_their_points_and_widen_the_range():
     ends = [tuple(map(float, bar)) for bar in re.findall(r"M([\d.]+) ([\d.]+)V([\d.]+)", way)]
     # From 0 to 4 and a margin of a twentieth above; the point without an interval has no bar.
     assert ends == [(0, 1000, 47.6), (1000, 523.8, 285.7)]
-    many = list(range(900))
-    assert charts.thin(Line("a", "a", many, many, "red", "solid", [0] * 900)).low == ()
+    many = [float(value) for value in range(900)]
+    assert charts.thin(Line("a", "a", many, many, "red", "solid", many, many)).low == ()
 
 
 def test_thinning_keeps_ends_spikes_and_gaps():
