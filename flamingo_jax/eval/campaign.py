@@ -26,6 +26,7 @@ from flamingo_jax.eval import judge, rices, submissions
 from flamingo_jax.eval.asking import ALL, Asking, Model, Shard, Trial
 from flamingo_jax.eval.examples import Benchmark
 from flamingo_jax.eval.metrics.intervals import spread
+from flamingo_jax.eval.predictions import FILES as PREDICTIONS
 from flamingo_jax.eval.predictions import Predictions, Setting
 from flamingo_jax.eval.protocol import splits
 from flamingo_jax.eval.protocol.presets import Protocol
@@ -81,19 +82,35 @@ def open_folder(folder: pathlib.Path, identity: Mapping[str, Any]) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, wanted = folder / IDENTITY, json.loads(json.dumps(identity))
+    # Looked for first: another process of the job may be writing both, this one last.
+    answered = any(folder.glob(PREDICTIONS))
     if not path.exists():
-        if (folder / "predictions.jsonl").exists():
+        if answered:
             raise InputError(f"{folder} holds predictions of unknown origin; give another folder")
         write_atomically(path, json.dumps(wanted, indent=1) + "\n")
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
-    different = sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
-    if different:
-        name = different[0]
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is no evaluation's ({error}); give another folder") from error
+    difference = _difference(found, wanted)
+    if difference is not None:
+        name, old, new = difference
         raise InputError(
-            f"{folder} is of another evaluation: {name} was {found.get(name)!r} and is "
-            f"{wanted.get(name)!r}; give another folder"
+            f"{folder} is of another evaluation: {name} was {old!r} and is {new!r}; "
+            "give another folder"
         )
+
+
+def _difference(old: Any, new: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first field, in alphabetical order, that two values do not have in common: "a.b"."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return None if old == new else (name or "all of it", old, new)
+    for field in sorted({*old, *new}):
+        found = _difference(old.get(field), new.get(field), f"{name}.{field}" if name else field)
+        if found is not None:
+            return found
+    return None
 
 
 def ask_all(
@@ -205,7 +222,7 @@ def _entry(
             if missing:
                 raise InputError(f"{setting}: {missing[0]!r} and others have no answer yet")
             given = [known[query.key] for query in queries]
-            submissions.write(folder, setting, queries, given)
+            submissions.write(folder, benchmark.entry, setting, queries, given)
             of_trials.append(_judged(benchmark, queries, given))
         settings.append(
             {
@@ -246,7 +263,7 @@ def _judged(benchmark: Benchmark, queries: Sequence[Any], given: Sequence[Any]) 
 def _over_trials(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and standard deviation of each figure over trials; None for the deviation of one."""
     found = {}
-    for name in judged[0]["figures"]:
+    for name in dict.fromkeys(name for one in judged for name in one["figures"]):
         values = [one["figures"][name]["value"] for one in judged if name in one["figures"]]
         over = spread(values)
         std = None if math.isnan(over.std) else over.std

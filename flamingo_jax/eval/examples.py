@@ -122,6 +122,8 @@ class Benchmark:
       classes: names of all classes, of a classification; () = the choices differ by example.
       left_out: how many examples were dropped because their clip is not there.
       files: what was read.
+      entry: its name among `tasks.benchmarks`, by which texts, limits and files for servers are
+        found; "" = `name`. One benchmark may be asked twice under two names.
     """
 
     name: str
@@ -135,11 +137,14 @@ class Benchmark:
     classes: tuple[str, ...] = ()
     left_out: int = 0
     files: tuple[str, ...] = ()
+    entry: str = ""
 
     def __post_init__(self):
         """Refuses another kind or metric than there are."""
         if self.kind not in KINDS or self.metric not in METRICS:
             raise ValueError(f"{self.name}: kind {self.kind!r}, metric {self.metric!r}")
+        if not self.entry:
+            object.__setattr__(self, "entry", self.name)
 
     @property
     def is_scored(self) -> bool:

@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 
 from flamingo_jax.errors import InputError
 
-FILE = "predictions.jsonl"
+FILE, FILES = "predictions.jsonl", "predictions*.jsonl"
+"""Of the first process, and of all."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -74,7 +75,7 @@ class Predictions:
         """
         self._path = folder / (FILE if process == 0 else f"predictions-{process:05d}.jsonl")
         self._found: dict[Setting, dict[str, Prediction]] = {}
-        for path in sorted(folder.glob("predictions*.jsonl")):
+        for path in sorted(folder.glob(FILES)):
             whole = self._read(path)
             if path == self._path and whole < path.stat().st_size:
                 os.truncate(path, whole)
@@ -104,12 +105,12 @@ class Predictions:
         for number, line in enumerate(data[:whole].splitlines(), 1):
             try:
                 setting, prediction = _parsed(json.loads(line))
+                self._found.setdefault(setting, {})[prediction.key] = prediction
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{path}, line {number} is no prediction ({error}); give another folder, or "
                     "remove the file"
                 ) from error
-            self._found.setdefault(setting, {})[prediction.key] = prediction
         return whole
 
 

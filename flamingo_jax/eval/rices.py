@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -134,7 +135,7 @@ class Finder:
                 media = [self._prepare(one) for one in examples[start : start + ENCODED]]
                 yield self._encoder.embed(media)
 
-        names = (_of_medium(example) for example in examples)
+        names = [_of_medium(example) for example in examples]
         return self._kept("vision", names, parts)
 
     def _texts(self, examples: Sequence[Example]) -> np.ndarray:
@@ -148,10 +149,10 @@ class Finder:
         def parts() -> Iterator[np.ndarray]:
             yield self._encoder.embed_text(texts)
 
-        return self._kept("text", iter(texts), parts)
+        return self._kept("text", texts, parts)
 
     def _kept(
-        self, part: str, names: Iterator[str], parts: Callable[[], Iterator[np.ndarray]]
+        self, part: str, names: Sequence[str], parts: Callable[[], Iterator[np.ndarray]]
     ) -> np.ndarray:
         """Unit vectors, from the cache if they are there."""
         weights = self._encoder.digest("vision" if part == "vision" else "")
@@ -159,16 +160,25 @@ class Finder:
         for name in names:
             digest.update(name.encode() + b"\0")
         path = None if self._cache is None else self._cache / f"{part}-{digest.hexdigest()}.npy"
-        if path is not None and path.exists():
-            return np.load(path, allow_pickle=False)
+        if path is not None and (known := _read(path, len(names))) is not None:
+            return known
         found = unit(np.concatenate([*parts()]).astype(np.float32))
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.tmp")
-            with temporary.open("wb") as file:
+            # Processes of several machines, whose numbers may be the same, write side by side.
+            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
                 np.save(file, found)
-            temporary.replace(path)
+            os.replace(file.name, path)
         return found
+
+
+def _read(path: pathlib.Path, rows: int) -> np.ndarray | None:
+    """Features that were kept; None if there are none, or not all of them."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.ndim == 2 and len(found) == rows else None
 
 
 def _of_medium(example: Example) -> str:

@@ -21,12 +21,21 @@ IDS = {"vqav2": "question_id", "vizwiz": "image"}
 
 def write(
     folder: pathlib.Path,
+    entry: str,
     setting: Setting,
     queries: Sequence[Example],
     predictions: Sequence[Prediction],
 ) -> pathlib.Path | None:
-    """Writes a setting's file below `folder`, if its benchmark has one; returns its path."""
-    name = IDS.get(setting.benchmark)
+    """Writes a setting's file below `folder`, if its benchmark has one; returns its path.
+
+    Args:
+      folder: of the evaluation.
+      entry: of the benchmark (`Benchmark.entry`).
+      setting: what was asked.
+      queries: all of them.
+      predictions: in their order.
+    """
+    name = IDS.get(entry)
     if name is None:
         return None
     lines = [

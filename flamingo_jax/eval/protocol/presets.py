@@ -128,7 +128,7 @@ class Protocol:
 
 
 def _own(values: Mapping[str, A], benchmark: Benchmark) -> A | None:
-    return values.get(benchmark.name, values.get(benchmark.kind))
+    return values.get(benchmark.entry, values.get(benchmark.kind))
 
 
 _NAMES = {

@@ -87,8 +87,8 @@ class Templates:
 
     def of(self, benchmark: Benchmark) -> Template:
         """The template of a benchmark: its own, or by its kind and whether it asks questions."""
-        if benchmark.name in self.own:
-            return self.own[benchmark.name]
+        if benchmark.entry in self.own:
+            return self.own[benchmark.entry]
         asks = any(query.question for query in benchmark.queries[:1])
         if benchmark.kind == CHOICE:
             return self.choice if asks else self.label

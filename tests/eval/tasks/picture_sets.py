@@ -73,7 +73,7 @@ def nocaps(root: pathlib.Path) -> None:
                 for i, name in enumerate(names)
             ],
             "annotations": [
-                {"image_id": i, "id": i, "caption": f"novel object {i}"} for i in range(2)
+                {"image_id": i, "id": i, "caption": f"a novel object {i}"} for i in range(2)
             ],
         },
     )
@@ -179,7 +179,8 @@ def textcaps(root: pathlib.Path) -> None:
                     "set_name": split,
                 }
                 if split != "test":
-                    record |= {"caption_id": caption, "caption_str": f"A sign, {caption}."}
+                    text = ("A sign.", f"Sign {place} says stop.")[caption]
+                    record |= {"caption_id": caption, "caption_str": text}
                 data.append(record)
         put(folder / f"TextCaps_0.1_{split}.json", {"dataset_type": split, "data": data})
 

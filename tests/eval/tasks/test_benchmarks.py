@@ -37,12 +37,12 @@ READ: list[tuple[Any, ...]] = [
      ("Caption 0 of 4.", "Caption 1 of 4."), "<image>Output: {0}<EOC><image>Output:"),
     ("flickr30k", "val", 3, 1, 0, "1007", "1007.jpg",
      (" A thing 7, val. ", "Thing 7 again."), "<image>Output: {0}<EOC><image>Output:"),
-    ("nocaps", "", 3, 2, 0, "0", "0013ea2087020901.jpg", ("novel object 0",),
+    ("nocaps", "", 3, 2, 0, "0", "0013ea2087020901.jpg", ("a novel object 0",),
      "<image>Output: {0}<EOC><image>Output:"),
     ("textcaps", "", 2, 2, 0, "val0000000000000", "val0000000000000.jpg",
-     ("A sign, 0.", "A sign, 1."), "<image>Output: A sign, 0.<EOC><image>Output:"),
+     ("A sign.", "Sign 0 says stop."), "<image>Output: A sign.<EOC><image>Output:"),
     ("textcaps", "test", 2, 1, 0, "test0000000000000", "test0000000000000.jpg", (),
-     "<image>Output: A sign, 0.<EOC><image>Output:"),
+     "<image>Output: A sign.<EOC><image>Output:"),
     ("vqav2", "", 4, 4, 0, "3000", "COCO_val2014_000000000003.jpg",
      ("one", *["two"] * 6, *["three"] * 3),
      "<image>Question: {q} Answer: two<EOC><image>Question: What is 3000? Answer:"),
@@ -74,7 +74,7 @@ READ: list[tuple[Any, ...]] = [
     ("ivqa", "", 2, 2, 0, "test/0", "test0.mp4",
      ("spoon", "spoon", "ladle", "a spoon", "big spoon"),
      "<image>Question: What is used? Answer: spoon<EOC><image>Question: What is used? Answer:"),
-    ("vatex", "", 2, 1, 1, "e_000122_000132", "e_000122_000132.mp4",
+    ("vatex", "", 2, 2, 1, "e_000122_000132", "e_000122_000132.mp4",
      ("A man runs.", "He is running."), "<image>Output: A man runs.<EOC><image>Output:"),
     ("youcook2", "", 2, 2, 0, "-dh_uGahzYo_0", "-dh_uGahzYo.mkv", ("stir 0",),
      "<image>Output: {0}<EOC><image>Output:"),
@@ -161,6 +161,7 @@ def test_parts_of_clips(tmp_path: pathlib.Path) -> None:
         "a_b_000010_000020": ("a_b_000010_000020.mp4", 0.0, None),
         "-c_000001_000011": ("-c.mp4", 1.0, 11.0),
         "e_000122_000132": ("e_000122_000132.mp4", 0.0, None),
+        "f_000001_000011": ("f_000001_000011.mp4", 0.0, None),
         **{
             f"{video}_{place}": (file, 90.0 + 20 * place, 102.0 + 20 * place)
             for video, file in files.items()

@@ -51,21 +51,25 @@ def ivqa(root: pathlib.Path) -> None:
 
 
 def vatex(root: pathlib.Path) -> None:
-    """English and Chinese."""
+    """English and Chinese; one clip of the test is missing."""
     folder = root / "vatex"
+    runs, fish = ["A man runs.", "He is running."], ["Fish swim in blue water."] * 2
     files = {
-        "vatex_training_v1.0.json": ["a_b_000010_000020", "-c_000001_000011"],
-        "vatex_public_test_english_v1.1.json": ["e_000122_000132", "gone_000000_000010"],
+        "vatex_training_v1.0.json": {"a_b_000010_000020": runs, "-c_000001_000011": runs},
+        "vatex_public_test_english_v1.1.json": {
+            "e_000122_000132": runs,
+            "f_000001_000011": fish,
+            "gone_000000_000010": fish,
+        },
     }
-    for file, names in files.items():
-        put(
-            folder / file,
-            [
-                {"videoID": name, "enCap": ["A man runs.", "He is running."], "chCap": ["一个男人"]}
-                for name in names
-            ],
-        )
-    clips(folder / "videos", "a_b_000010_000020.mp4", "-c.mp4", "e_000122_000132.mp4")
+    for file, texts in files.items():
+        records = [
+            {"videoID": name, "enCap": captions, "chCap": ["一个男人"]}
+            for name, captions in texts.items()
+        ]
+        put(folder / file, records)
+    shown = ("a_b_000010_000020", "-c", "e_000122_000132", "f_000001_000011")
+    clips(folder / "videos", *(f"{name}.mp4" for name in shown))
 
 
 def youcook2(root: pathlib.Path) -> None:
