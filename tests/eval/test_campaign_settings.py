@@ -107,7 +107,7 @@ class ByOrder(Oracle):
 
     def score(self, prompts: Any, choices: Any, **how: Any) -> np.ndarray:
         super().score(prompts, choices, **how)
-        return np.tile(np.float32([-len(self.shared), -3.25]), (len(prompts), 1))
+        return np.tile(np.array([-len(self.shared), -3.25], np.float32), (len(prompts), 1))
 
 
 def test_orders_of_shots_are_averaged(tmp_path: pathlib.Path) -> None:
