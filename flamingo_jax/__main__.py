@@ -178,12 +178,17 @@ def _evaluate_flags(parser: argparse.ArgumentParser) -> None:
 def _evaluate(flags: argparse.Namespace, overrides: dict[str, str]) -> int:
     from flamingo_jax import distributed, run
 
-    if flags.list:
-        return run.list_benchmarks(flags.config, overrides, flags.root)
     names = asking.names(flags)
     job = distributed.find(flags.coordinator, flags.processes, flags.process)
     return run.evaluate(
-        flags.checkpoint, flags.workdir, flags.config, overrides, names, flags.root, job
+        flags.checkpoint,
+        flags.workdir,
+        config_spec=flags.config,
+        overrides=overrides,
+        names=names,
+        root=flags.root,
+        membership=job,
+        listed=flags.list,
     )
 
 

@@ -325,22 +325,27 @@ def evaluate(
     overrides: dict[str, str] | None = None,
     names: Sequence[str] = (),
     root: str = "",
-    membership: Any = None,
+    membership: distributed.Membership | None = None,
+    listed: bool = False,
 ) -> int:
-    """Runs few-shot benchmarks on a checkpoint; the same command goes on after a kill."""
+    """Runs few-shot benchmarks on a checkpoint; the same command goes on after a kill.
+
+    Args:
+      checkpoint: a run's folder, or one step inside it.
+      workdir: the folder of results.
+      config_spec: FILE.py[:variant], "" = the defaults with `names`.
+      overrides: {"shots": "0,4"}.
+      names: of benchmarks, the config's or others.
+      root: the folder that holds the benchmarks' folders.
+      membership: this process's place in a job of several, see `distributed.find`.
+      listed: nothing is asked; which benchmarks there are, and their files, is printed.
+    """
     from flamingo_jax import benchmarking
 
+    c = benchmarking.config_of(config_spec, overrides or {}, names, root)
+    if listed:
+        print(benchmarking.table(c))
+        return errors.EXIT_OK
     with distributed.joined(membership):
-        c = benchmarking.config_of(config_spec, overrides or {}, names, root)
         benchmarking.evaluate(c, checkpoint, workdir)
-    return errors.EXIT_OK
-
-
-def list_benchmarks(
-    config_spec: str = "", overrides: dict[str, str] | None = None, root: str = ""
-) -> int:
-    """Prints which benchmarks there are, what each needs, and what of it is there."""
-    from flamingo_jax import benchmarking
-
-    print(benchmarking.table(benchmarking.config_of(config_spec, overrides or {}, (), root)))
     return errors.EXIT_OK

@@ -210,7 +210,7 @@ def test_prepare_features_takes_no_flags_of_documents(flag: str, calls, capsys):
         (["prepare", "pairs", "--out=o", "--max-aspect=wide"], "--max-aspect"),
         (
             ["report", "w", "--config.seed=1"],
-            "only train, plan, prepare, inspect takes --config.seed",
+            "only train, plan, prepare, inspect, evaluate takes --config.seed",
         ),
         (["inspect"], "give either DIR or --config=FILE"),
         (["inspect", "w", "--config=a.py"], "give either DIR or --config=FILE"),

@@ -56,12 +56,14 @@ def names(flags: argparse.Namespace) -> tuple[str, ...]:
     """The benchmarks that are named.
 
     Raises:
-      InputError: if a flag is missing.
+      InputError: if a flag is missing; --list needs none.
     """
+    found = tuple(name.strip() for name in flags.benchmarks.split(",") if name.strip())
+    if flags.list:
+        return found
     for flag in ("checkpoint", "workdir"):
         if not getattr(flags, flag):
             raise InputError(f"evaluate needs --{flag}=DIR; see flamingo evaluate --help")
-    found = tuple(name.strip() for name in flags.benchmarks.split(",") if name.strip())
     if not found and not flags.config:
         raise InputError("evaluate needs --config=FILE or --benchmarks=NAME,…; --list names them")
     return found

@@ -67,6 +67,7 @@ class LoadedFlamingo:
         self._size = config.data.image_size or config.model.vision.image_size
         sees = graph.config.resampler is not None
         self._media = MediaEncoder(graph, params) if sees else None
+        self._digests: dict[str, str] = {}
         self._shared: Shared | None = None  # what the last prompts began with
 
     def generate(
@@ -208,6 +209,11 @@ class LoadedFlamingo:
 
     def digest(self, part: str) -> str:
         """A digest of the parameters of a part, such as "vision"; of all for ""."""
+        if part not in self._digests:
+            self._digests[part] = self._digest(part)
+        return self._digests[part]
+
+    def _digest(self, part: str) -> str:
         digest = hashlib.blake2b(repr(self._graph.config).encode(), digest_size=16)
         for path, leaf in sorted(flatten_paths(self.params).items()):
             if not part or path.split("/")[0] == part:

@@ -37,7 +37,9 @@ def divided(model, shots: int = SHOTS):
     return Shared(model.graph, model.params, first), rests, wholes
 
 
-@pytest.fixture(scope="module", params=["tiny", "rotary", "upto"])
+@pytest.fixture(
+    scope="module", params=["tiny", pytest.param("rotary", marks=pytest.mark.slow), "upto"]
+)
 def model(request, tiny):
     if request.param != "upto":
         return request.getfixturevalue(request.param)
@@ -56,7 +58,10 @@ def test_likelihoods(model):
             np.testing.assert_allclose(mine, theirs, atol=3 * TOLERANCE)
 
 
-@pytest.mark.parametrize("settings", [Settings(6), Settings(6, stop=(3, 9), beams=3)])
+GREEDY = pytest.param(Settings(6), marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("settings", [GREEDY, Settings(6, stop=(3, 9), beams=3)])
 def test_texts(tiny, settings):
     after, rests, wholes = divided(tiny)
     expected = generate(tiny.graph, tiny.params, wholes, settings)

@@ -13,6 +13,7 @@ from flamingo_jax.fingerprint import tree_leaves
 from flamingo_jax.workdir import Workdir
 
 
+@pytest.mark.slow
 def test_check_leaves_nothing(trainer, tmp_path, one_device, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()
@@ -23,7 +24,7 @@ def test_check_leaves_nothing(trainer, tmp_path, one_device, monkeypatch, capsys
 
 
 @pytest.mark.parametrize(
-    ("nats", "alarms"), [(0.1, True), pytest.param(-0.1, False, marks=pytest.mark.slow)]
+    ("nats", "alarms"), [pytest.param(0.1, True, marks=pytest.mark.slow), pytest.param(-0.1, False, marks=pytest.mark.slow)]
 )
 def test_the_plateau_alarm(nats, alarms, trainer, folder, tmp_path, one_device, capsys):
     """Pictures all alike teach nothing: a shuffled one costs exactly as much as the right one."""
