@@ -85,9 +85,8 @@ def compiled(remat: str) -> tuple[Params, int]:
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "remat", ["dots", *(pytest.param(name, marks=SLOW) for name in ("attention", "full"))]
-)
+@SLOW
+@pytest.mark.parametrize("remat", NAMES[1:])
 def test_gradients_do_not_depend_on_what_is_kept(remat):
     expected, found = (flatten_paths(compiled(name)[0]) for name in ("none", remat))
     for path, leaf in expected.items():
