@@ -109,14 +109,18 @@ class Stage:
 
         return {name: of(spec) for name, spec in self.datasets.items()}
 
-    def initial(self, seed: int, paths: set[str], dtype: Any = jnp.float32) -> Params:
-        """Initial values of the parameters at `paths`, made sharded, the same on every mesh."""
+    def initial(self, seed: int, paths: set[str]) -> Params:
+        """Initial values of the parameters at `paths`, made sharded, the same on every mesh.
+
+        Drawn in f32; those that are frozen are returned in the compute dtype, on the devices.
+        """
         placed = sharding.param_shardings(self.abstract, self.mesh, self.heads)
         shardings = flatten_paths(placed)
+        wanted = flatten_paths(self.trainable) | flatten_paths(self.frozen)
 
         def make() -> dict[str, Array]:
             flat = flatten_paths(nnx.to_pure_dict(nnx.state(self.make(seed))))
-            return {path: flat[path].astype(dtype) for path in sorted(paths)}
+            return {path: flat[path].astype(wanted[path].dtype) for path in sorted(paths)}
 
         out = {path: shardings[path] for path in sorted(paths)}
         return unflatten_paths(jax.jit(make, out_shardings=out)())

@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import jax
@@ -167,9 +167,7 @@ class Scalars:
         self._file: Any = None
         if not is_primary():
             return
-        from tensorboardX.proto import event_pb2
-
-        self._proto: Any = event_pb2
+        self._proto, self._check = _tensorboard()
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         # Readers take the files in the order of their names.
@@ -198,13 +196,28 @@ class Scalars:
 
     def _write(self, **fields: Any) -> None:
         """Writes an event as TensorFlow's record: length, its check, data, its check."""
-        from tensorboardX.record_writer import masked_crc32c
-
         data = self._proto.Event(wall_time=time.time(), **fields).SerializeToString()
         length = struct.pack("<Q", len(data))
-        checks = [struct.pack("<I", masked_crc32c(part)) for part in (length, data)]
+        checks = [struct.pack("<I", self._check(part)) for part in (length, data)]
         self._file.write(length + checks[0] + data + checks[1])
         self._file.flush()
+
+
+def _tensorboard() -> tuple[Any, Callable[[bytes], int]]:
+    """TensorBoard's messages, and the check of its records."""
+    modules: dict[str, Any] = sys.modules
+    client = "google.cloud.storage"
+    hidden = client not in modules
+    if hidden:
+        # tensorboardX imports it for a writer of its own: two seconds of every start.
+        modules[client] = None
+    try:
+        from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import masked_crc32c
+    finally:
+        if hidden:
+            del modules[client]
+    return event_pb2, masked_crc32c
 
 
 @contextlib.contextmanager

@@ -82,7 +82,7 @@ def _encoder(c: Any, workdir: Workdir, name: str) -> tuple[inputs.Run, Any, Any]
         if checkpoint.list_steps(steps):
             report = functools.partial(run.walked_back, name)
             restored = checkpoint.load_params(steps, stage.trainable, report=report)
-        frozen, _ = stages.frozen_parameters(run, stage, restored)
+        _, frozen, _ = stages.parameters(run, stage, restored, trained=False)
     return run, stage, frozen.get("vision", {})
 
 

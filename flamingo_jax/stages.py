@@ -51,7 +51,7 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
         # Only now: the rows of later stages are later too, and a finished stage has none to drop.
         step = -1 if restored is None else restored.step  # before step 0, too, is measured
         workdir.go_back(c.stages, name, step)
-        frozen, digest = frozen_parameters(run, stage, restored)
+        params, frozen, digest = parameters(run, stage, restored)
         first_step = _first_step(stage, restored)
         meta = run.meta | {"frozen": digest, "first_step": first_step}
         settings = configs.stage_settings(c, name)
@@ -71,7 +71,7 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
         )
         return loop.run(
             restored,
-            lambda: _initial(run, stage),
+            params,
             frozen,
             lambda: inputs.feeds(run, stage, frozen, first_step),
             media,
@@ -148,44 +148,59 @@ def _begun_with(run: inputs.Run, stage: assemble.Stage) -> dict[str, jax.Array]:
     return found
 
 
-def _initial(run: inputs.Run, stage: assemble.Stage) -> Params:
-    """The trainable parameters of a fresh start: earlier stages' where they have them."""
-    flat = flatten_paths(stage.trainable)
-    earlier = _earlier(run, stage)
-    made = flatten_paths(stage.initial(run.config.seed, set(flat) - set(earlier)))
-    # Trained elsewhere they may have been frozen, in fewer bits.
-    kept = {path: earlier[path].astype(flat[path].dtype) for path in flat if path in earlier}
-    return unflatten_paths(made | kept)
+def parameters(
+    run: inputs.Run, stage: assemble.Stage, restored: Restored | None, trained: bool = True
+) -> tuple[Params, Params, str]:
+    """Trainable parameters, frozen ones, and the latter's digest, as the stage goes on or begins.
 
+    Frozen ones are saved once, and read again by every later start.
 
-def frozen_parameters(
-    run: inputs.Run, stage: assemble.Stage, restored: Restored | None
-) -> tuple[Params, str]:
-    """The frozen parameters and their digest: saved once, read again by every later start."""
-    flat = flatten_paths(stage.frozen)
-    if not flat:
-        return {}, ""
+    Args:
+      run: what all stages share.
+      stage: the assembled stage.
+      restored: the newest sound step, or None for a fresh start.
+      trained: whether the trainable ones of a fresh start are wanted.
+    """
+    fixed = flatten_paths(stage.frozen)
     if restored is not None:
         digest = restored.meta["frozen"]
-        return load_frozen(run.workdir.place, digest, stage.frozen), digest
-    earlier = _earlier(run, stage)
-    missing = {path for path in flat if path not in earlier}
-    measured = {path for path in missing if path in ("vision/mean", "vision/deviation")}
-    if missing - measured:
-        parts = sorted({path.split("/")[0] for path in missing - measured})
+        frozen = load_frozen(run.workdir.place, digest, stage.frozen) if fixed else {}
+        return restored.params, frozen, digest
+    made, drawn = _fresh(
+        run, stage, set(fixed) | set(flatten_paths(stage.trainable) if trained else ())
+    )
+    frozen = {path: made.pop(path) for path in sorted(fixed)}
+    params = unflatten_paths(made)
+    if not fixed:
+        return params, {}, ""
+    measured = {path for path in drawn if path in ("vision/mean", "vision/deviation")}
+    if parts := sorted({path.split("/")[0] for path in drawn & set(fixed) - measured}):
         text = f"frozen {', '.join(parts)}: from no earlier stage, so random from the seed"
         run.workdir.event("config", text, stage=stage.name, step=0)
         progress.say(f"stage {stage.name}: {text}")
-    dtypes = {path: a.dtype for path, a in flat.items()}
-    made = flatten_paths(stage.initial(run.config.seed, missing)) | earlier
-    frozen = {path: made[path].astype(dtypes[path]) for path in flat}
     if measured:
         mean, deviation = inputs.feature_statistics(run, stage, unflatten_paths(frozen))
-        frozen["vision/mean"] = _placed(mean, flat["vision/mean"])
-        frozen["vision/deviation"] = _placed(deviation, flat["vision/deviation"])
-    tree = unflatten_paths({path: frozen[path] for path in sorted(frozen)})
-    tree = offload.lend(tree, stage.frozen)
-    return tree, save_frozen(run.workdir.place, tree)
+        frozen["vision/mean"] = _placed(mean, fixed["vision/mean"])
+        frozen["vision/deviation"] = _placed(deviation, fixed["vision/deviation"])
+    tree = offload.lend(unflatten_paths(frozen), stage.frozen)
+    return params, tree, save_frozen(run.workdir.place, tree)
+
+
+def _fresh(
+    run: inputs.Run, stage: assemble.Stage, paths: set[str]
+) -> tuple[dict[str, jax.Array], set[str]]:
+    """Parameters of a fresh start, by path: earlier stages' where they have them.
+
+    Returns:
+      (the values, the paths of those drawn at random).
+    """
+    flat = flatten_paths(stage.trainable) | flatten_paths(stage.frozen)
+    earlier = _earlier(run, stage)
+    drawn = paths - set(earlier)
+    made = flatten_paths(stage.initial(run.config.seed, drawn))
+    # Trained here they may have been frozen elsewhere, in fewer bits; and the other way round.
+    kept = {path: earlier[path].astype(flat[path].dtype) for path in paths - drawn}
+    return {path: (made | kept)[path] for path in sorted(paths)}, drawn
 
 
 def _placed(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:

@@ -129,7 +129,7 @@ class StageLoop:
     def run(
         self,
         restored: Restored | None,
-        initial: Callable[[], Params],
+        params: Params,
         frozen: Params,
         feeds: Callable[[], Feeds],
         media: tuple[int, ...] | None = None,
@@ -138,7 +138,7 @@ class StageLoop:
 
         Args:
           restored: the newest sound step, or None for a fresh start.
-          initial: makes the trainable parameters of a fresh start.
+          params: the trainable parameters, on the devices; they are given away.
           frozen: the frozen parameters, on the devices.
           feeds: opens the data; not called where nothing is left to do.
           media: dims of a frame's cached features, (P, E), if the batches hold them.
@@ -155,7 +155,7 @@ class StageLoop:
         abstract = stage.abstract_batches(media)
         background = ThreadPoolExecutor(1, thread_name_prefix="compile")
         update = background.submit(_compile, stage.update, stage.state, stage.frozen, abstract)
-        state = self._state(restored, initial)
+        state = self._state(restored, params)
         first = 0 if restored is None else restored.step
         kind = "start" if restored is None else "resume"
         self._event(kind, f"stage {stage.name} from step {first} of {stage.steps}", first)
@@ -229,15 +229,14 @@ class StageLoop:
             self._event("rejects", text, step)
             progress.say(f"stage {self.stage.name}: {text}")
 
-    def _state(self, restored: Restored | None, initial: Callable[[], Params]) -> TrainState:
+    def _state(self, restored: Restored | None, params: Params) -> TrainState:
         whole = sharding.replicated(self.stage.mesh)
 
         def scalar(step: int) -> jax.Array:
             return jax.jit(lambda: jnp.asarray(step, jnp.int32), out_shardings=whole)()
 
         if restored is not None:
-            return TrainState(scalar(restored.step), restored.params, restored.opt)
-        params = initial()
+            return TrainState(scalar(restored.step), params, restored.opt)
         make_opt = jax.jit(self.stage.tx.init, out_shardings=self.stage.state_shardings.opt)
         return TrainState(scalar(0), params, make_opt(params))
 

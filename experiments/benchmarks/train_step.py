@@ -49,7 +49,7 @@ from flamingo_jax import assemble, config, inputs, sharding
 from flamingo_jax.errors import InputError
 from flamingo_jax.planning import analytic
 from flamingo_jax.pretrained import clip
-from flamingo_jax.shapes import Batch, Params, flatten_paths
+from flamingo_jax.shapes import Batch, flatten_paths
 from flamingo_jax.train.step import init_state
 
 ROWS, TOKENS, PICTURES = 4, 256, 3
@@ -152,7 +152,9 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
     stage = assemble.stage(c, "flamingo", VOCABULARY, mesh)
     cached = inputs.cached_shape(c, stage)
     batches = {"pages": _batch(stage.abstract_batches(cached)["pages"], stage)}
-    params, frozen = (_initial(stage, tree) for tree in (stage.trainable, stage.frozen))
+    params, frozen = (
+        stage.initial(0, set(flatten_paths(tree))) for tree in (stage.trainable, stage.frozen)
+    )
     for gate in ("gate_attention", "gate_dense"):
         params["xattn"][gate] = jnp.full_like(params["xattn"][gate], GATE)
     state = jax.device_put(init_state(params, stage.tx), stage.state_shardings)
@@ -174,12 +176,6 @@ def measure(case: Case, steps: int) -> dict[str, Any]:
         "flops": analytic.work(c, stage, VOCABULARY, cached=cached is not None).total,
         "trainable": sum(leaf.size for leaf in jax.tree.leaves(params)),
     }
-
-
-def _initial(stage: assemble.Stage, abstract: Params) -> Params:
-    flat = flatten_paths(abstract)
-    (dtype,) = {leaf.dtype for leaf in flat.values()}
-    return stage.initial(0, set(flat), dtype)
 
 
 def _batch(abstract: Batch, stage: assemble.Stage) -> Batch:

@@ -111,8 +111,8 @@ def test_begins_with_the_parameters_of_the_run(begun, pictures, tmp_path):
     tokenizer = inputs.tokenizer(c, workdir)
     run = inputs.Run(c, workdir, tokenizer, sharding.make_mesh(), {}, StopRequest())
     stage = run.assemble("flamingo")
-    frozen, digest = stages.frozen_parameters(run, stage, None)
-    found = flatten_paths(frozen) | flatten_paths(stages._initial(run, stage))
+    trained, frozen, digest = stages.parameters(run, stage, None)
+    found = flatten_paths(trained) | flatten_paths(frozen)
     wanted = flatten_paths(flamingo_jax.load(begun).params)
     assert found.keys() == wanted.keys()
     for path, leaf in found.items():
