@@ -48,8 +48,8 @@ def trained(stage: assemble.Stage) -> list[np.ndarray]:
 @pytest.mark.parametrize(
     ("remat", "sizes"),
     [
-        pytest.param("none", {}, marks=pytest.mark.slow),
-        ("full", {}),
+        ("none", {}),
+        pytest.param("full", {}, marks=pytest.mark.slow),
         pytest.param("full", {"replica": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
 )

@@ -66,8 +66,8 @@ def example(spec: Any, seed: int) -> Batch:
 @pytest.mark.parametrize(
     ("language", "mesh"),
     [
-        pytest.param(CHINCHILLA, EIGHT, id="chinchilla-eight"),
-        pytest.param(CHINCHILLA, {}, id="chinchilla-one", marks=pytest.mark.slow),
+        pytest.param(CHINCHILLA, EIGHT, id="chinchilla-eight", marks=pytest.mark.slow),
+        pytest.param(CHINCHILLA, {}, id="chinchilla-one"),
         pytest.param(LLAMA, EIGHT, id="llama-eight", marks=pytest.mark.slow),
         pytest.param(LLAMA, {}, id="llama-one", marks=pytest.mark.slow),
     ],
