@@ -110,12 +110,8 @@ class Stage:
         return {name: of(spec) for name, spec in self.datasets.items()}
 
     def initial(self, seed: int, paths: set[str]) -> Params:
-        """Initial values of the parameters at `paths`, made sharded, the same on every mesh.
-
-        Drawn in f32; those that are frozen are returned in the compute dtype, on the devices.
-        """
-        placed = sharding.param_shardings(self.abstract, self.mesh, self.heads)
-        shardings = flatten_paths(placed)
+        """Initial values of the parameters at `paths`, in their dtypes; alike on every mesh."""
+        shardings = flatten_paths(sharding.param_shardings(self.abstract, self.mesh, self.heads))
         wanted = flatten_paths(self.trainable) | flatten_paths(self.frozen)
 
         def make() -> dict[str, Array]:

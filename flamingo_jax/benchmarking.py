@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -128,7 +128,7 @@ def evaluate(c: Any, checkpoint: str, workdir: str) -> None:
     request, folder = request_of(c), pathlib.Path(workdir)
     found = benchmarks_of(c)
     for benchmark in found:
-        _announce(benchmark, request)
+        announce(benchmark, request)
     model = use.load(checkpoint, c.dtype or None, _mesh(c))
     asked = {
         "model": {"digest": model.digest(""), "dtype": c.dtype},
@@ -142,14 +142,29 @@ def evaluate(c: Any, checkpoint: str, workdir: str) -> None:
     if shard.index:
         return
     about = {**model.about, "dtype": c.dtype or model.config.model.dtype}
-    results = campaign.conclude(found, request, folder, about)
-    gallery.write(found, request, folder)
-    page.write(folder)
+    results = conclude(found, request, folder, about)
     print(page.summary(results, folder))
     progress.say(f"report: {folder / 'report' / 'index.html'}")
 
 
-def _announce(benchmark: Benchmark, request: campaign.Request) -> None:
+def conclude(
+    benchmarks: Sequence[Benchmark],
+    request: campaign.Request,
+    folder: pathlib.Path,
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Judges the answers that are in a folder and writes its other files; the JSON of its results.
+
+    Raises:
+      InputError: if a query has no answer.
+    """
+    results = campaign.conclude(benchmarks, request, folder, about)
+    gallery.write(benchmarks, request, folder)
+    page.write(folder)
+    return results
+
+
+def announce(benchmark: Benchmark, request: campaign.Request) -> None:
     """Says what will be asked, and refuses early what could not be judged late."""
     settings = len(campaign.pairs(benchmark, request)) * len(request.protocol.seeds)
     asked = min(len(benchmark.queries), request.limit or len(benchmark.queries))

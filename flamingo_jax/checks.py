@@ -31,7 +31,7 @@ _CHOICES = {
     "data.resize": ("pad", "crop", "squash", "pad:hamming", "crop:hamming", "squash:hamming"),
     "eval.split": ("test", "validation"),
 }
-_NOT_NEGATIVE = ("model.loss_chunk",)
+_NOT_NEGATIVE = ("model.loss_chunk", "eval.every")
 _POSITIVE = ("model.vision.image_size", "checkpoint.every", "checkpoint.keep", "eval.batch")
 _STAGE_POSITIVE = ("steps", "log_every", "eval_batches", "micro_batches")
 

@@ -120,6 +120,19 @@ def _data() -> Config:
     return c
 
 
+def _eval() -> Config:
+    c: Config = ConfigDict()
+    c.tasks = ()  # names of eval/tasks, run when the last stage ends
+    c.queries = 0  # at most so many of each; 0 = all
+    c.split = "test"  # test | validation: choose settings on the latter
+    c.shots = (0, 2, 4, 8)
+    c.max_new_tokens = 16
+    c.batch = 64
+    c.every = 0  # steps of the Flamingo stage between evaluations on benchmarks; 0 = none
+    c.during = evaluation()  # which, and how they are asked; its fsdp, tensor: see periodic.py
+    return c
+
+
 def base() -> Config:
     """Every legal key with its default: Flamingo-3B's model (Flamingo v2 Tables 4 and 5)."""
     c: Config = ConfigDict()
@@ -175,16 +188,11 @@ def base() -> Config:
     c.log = ConfigDict()
     c.log.wandb = ""  # a project of Weights & Biases (the extra `wandb`); "" = none
 
-    c.eval = ConfigDict()
-    c.eval.tasks = ()  # names of eval/tasks, run when the last stage ends
-    c.eval.queries = 0  # at most so many of each; 0 = all
-    c.eval.split = "test"  # test | validation: choose settings on the latter
-    c.eval.shots = (0, 2, 4, 8)
-    c.eval.max_new_tokens = 16
-    c.eval.batch = 64
+    c.eval = _eval()
     c.lock()
     for stage in STAGES:
         stage_settings(c, stage).datasets.unlock()  # its rows are named by the user
+    c.eval.during.benchmarks.unlock()  # and so are these
     return c
 
 
@@ -309,6 +317,10 @@ def from_json(text: str) -> Config:
     for stage in (filled["train"], *filled["pretrain"].values()):
         rows = stage["datasets"].items()
         stage["datasets"] = {name: _filled(row, dataset().to_dict()) for name, row in rows}
+    rows = filled["eval"]["during"]["benchmarks"].items()
+    filled["eval"]["during"]["benchmarks"] = {
+        name: _filled(row, benchmark().to_dict()) for name, row in rows
+    }
     stored: Config = ConfigDict(filled)
     return FrozenConfigDict(stored.lock())
 

@@ -36,6 +36,7 @@ from flamingo_jax import (
 from flamingo_jax import config as configs
 from flamingo_jax import report as reports
 from flamingo_jax.data.prepare.job import Job
+from flamingo_jax.measuring import Evaluate
 from flamingo_jax.sealed import remove_unfinished
 from flamingo_jax.workdir import IDENTITY, Workdir, write_atomically
 
@@ -83,7 +84,7 @@ def _check(c: Any, workdir: str) -> int:
     for stage in c.stages:
         settings = configs.stage_settings(c, stage)
         settings.steps, settings.eval_batches, settings.eval_every = 1, 1, 0
-    c.checkpoint.every, c.eval.tasks = 1, ()
+    c.checkpoint.every, c.eval.tasks, c.eval.during.queries = 1, (), 1
     c.data.cache_features, c.data.features = False, ""  # they would be of other weights
     finished = configs.finish(c)
     place = storage.to_path(workdir) if workdir else None
@@ -139,13 +140,14 @@ def _train(
         run.dog = watchdog.Watchdog(c.hang_seconds, log, jax.process_index(), backstop=several)
         _agreed(lambda: _check_disk(run))
         _agreed(lambda: stages.check_data(run))
+        evaluate = _agreed(lambda: _evaluations(run))
         known = facts.describe(run, command)
         progress.say(
             f"{known['devices']} x {known['platform']}, f32 matrix products at "
             f"{known['probe']['matmul_gflops']:.0f} GFLOP/s: times elsewhere scale with it"
         )
         for name in c.stages:
-            outcome = stages.run_stage(run, name)
+            outcome = stages.run_stage(run, name, evaluate)
             facts.record_stage(workdir, known, name, c, outcome)
             if stop.requested:
                 raise errors.Preempted(f"stage {name} is finished; the same command goes on")
@@ -159,6 +161,15 @@ def _train(
             reports.write(workdir.path)
             reports.summary(workdir.path)
     return errors.EXIT_OK
+
+
+def _evaluations(run: inputs.Run) -> Evaluate | None:
+    """What asks the benchmarks of `config.eval.during`; None where it never would."""
+    if not run.config.eval.every or "flamingo" not in run.config.stages:
+        return None
+    from flamingo_jax import periodic
+
+    return periodic.Evaluations(run)
 
 
 def _agreed(attempt: Callable[[], _Result]) -> _Result:

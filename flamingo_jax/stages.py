@@ -20,6 +20,7 @@ from flamingo_jax.checkpoint import (
 )
 from flamingo_jax.data import sources as data_sources
 from flamingo_jax.errors import InputError
+from flamingo_jax.measuring import Cadence, Evaluate
 from flamingo_jax.planning import analytic, chips
 from flamingo_jax.shapes import Params, flatten_paths, unflatten_paths
 from flamingo_jax.train.optimizer import matches
@@ -27,8 +28,13 @@ from flamingo_jax.training import Outcome, Settings, StageLoop
 from flamingo_jax.use import loading
 
 
-def run_stage(run: inputs.Run, name: str) -> Outcome:
+def run_stage(run: inputs.Run, name: str, evaluate: Evaluate | None = None) -> Outcome:
     """Trains one stage to its end, from wherever it stands.
+
+    Args:
+      run: what all stages share.
+      name: of the stage.
+      evaluate: asks the Flamingo stage's benchmarks now and then; None = there are none.
 
     Raises:
       InputError: if more steps are asked of a stage that a later one has already begun from.
@@ -55,19 +61,18 @@ def run_stage(run: inputs.Run, name: str) -> Outcome:
         first_step = _first_step(stage, restored)
         meta = run.meta | {"frozen": digest, "first_step": first_step}
         settings = configs.stage_settings(c, name)
-        cadence = Settings(
-            settings.log_every,
-            settings.eval_every,
-            eval_first=bool(c.init.run),
-            profile=run.profile,
-            most_skipped=settings.most_skipped,
-        )
+        measures = Cadence(settings.eval_every, eval_first=bool(c.init.run))
         if name == "flamingo":
-            cadence = dataclasses.replace(cadence, alarm_step=c.alarm.step, alarm_nats=c.alarm.nats)
+            every = c.eval.every if evaluate is not None else 0
+            measures = dataclasses.replace(
+                measures, alarm_step=c.alarm.step, alarm_nats=c.alarm.nats, benchmarks_every=every
+            )
+        cadence = Settings(settings.log_every, measures, run.profile, settings.most_skipped)
         media = inputs.cached_shape(c, stage)
         work = step_work(run, stage, cached=media is not None)
         loop = StageLoop(
-            stage, work, cadence, workdir, checkpoints, meta, run.stop, run.tracker, run.dog
+            *(stage, work, cadence, workdir, checkpoints, meta),
+            *(run.stop, run.tracker, run.dog, evaluate),
         )
         return loop.run(
             restored,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flamingo_jax import assemble, logs, pace, processes, progress, sharding
 from flamingo_jax.checkpoint import Restored, StageCheckpoints
 from flamingo_jax.errors import InputError, Preempted
+from flamingo_jax.measuring import Cadence, Evaluate, Measures
 from flamingo_jax.preemption import StopRequest
 from flamingo_jax.profiling import Profiler
 from flamingo_jax.shapes import Batch, Params
@@ -33,18 +34,14 @@ POLL_SECONDS = 0.001
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Cadences of a stage and the plateau's alarm; see config.py.
+    """Cadences of a stage; see config.py.
 
-    `eval_first` validates before the first step: what another run's parameters begin with;
     `profile` = steps [first, end) to be traced; after `most_skipped` steps in a row that were
     skipped the run ends, 0 = never.
     """
 
     log_every: int
-    eval_every: int
-    eval_first: bool = False
-    alarm_step: int = 0
-    alarm_nats: float = 0.0
+    measures: Cadence
     profile: tuple[int, int] = (0, 0)
     most_skipped: int = 0
 
@@ -99,6 +96,7 @@ class StageLoop:
         stop: StopRequest,
         tracker: Tracker,
         dog: Watchdog,
+        evaluate: Evaluate | None = None,
     ):
         """Takes what the stage needs; nothing runs before `run`.
 
@@ -112,12 +110,14 @@ class StageLoop:
           stop: tells when to save and leave.
           tracker: is sent the rows of metrics and speed, too.
           dog: watches the loop, which hangs on all hosts once it does on one.
+          evaluate: asks the benchmarks that are asked now and then.
         """
         self.stage, self.settings, self.workdir = stage, settings, workdir
         self.checkpoints, self.meta, self.stop, self.tracker = checkpoints, meta, stop, tracker
         self.dog, self._work = dog, work
         self._metrics, self._speed_log = workdir.log("metrics"), workdir.log("speed")
         self._rows, self._rejects = workdir.log("rows"), workdir.log("rejects")
+        self._measures = Measures(stage, settings.measures, workdir, dog, self._log, evaluate)
         self._rejected: collections.Counter[tuple[str, str]] = collections.Counter()
         self._scalars: Any = None
         self._waiting: tuple[int, dict[str, Any], dict[str, Any] | None] | None = None
@@ -173,12 +173,14 @@ class StageLoop:
         # Gloo gives a process 30 s to come to the first collective of its group (jax 0.10.2), and
         # one may compile for longer than another.
         processes.barrier("compiled")
-        if restored is None and self.settings.eval_first:
-            self._validate(0, state.params, frozen, data.validation)
+        if restored is None and self.settings.measures.eval_first:
+            self._measures.validate(0, state.params, frozen, data.validation)
         compiled, pending = 0.0, self._fetch(batches)
         profiler = Profiler(self.workdir.path / "profile" / stage.name, self.settings.profile)
         drawn = progress.bar(stage.name, stage.steps, first)
         with self.stop.deferred(), profiler, self.dog, drawn as bar:
+            if restored is not None and self._was_left_out(first):
+                self._evaluate(first, state.params, frozen)
             for step in range(first + 1, stage.steps + 1):
                 if folder := profiler.before(step):
                     self._event("profile", f"steps from {step} on are traced in {folder}", step)
@@ -271,18 +273,22 @@ class StageLoop:
         for row in data.rejects(step):
             self._rejects.append({"stage": self.stage.name, **row})
             self._rejected[row["dataset"], row["reason"]] += 1
-        last, every = step == self.stage.steps, self.settings.eval_every
-        measured = last or step == self.settings.alarm_step or (every and step % every == 0)
-        if measured:
-            jax.block_until_ready(metrics["loss"])  # the steps' time is not validation's
+        last, cadence = step == self.stage.steps, self.settings.measures
+        validates = cadence.validates(step, self.stage.steps)
+        evaluates = cadence.evaluates(step, self.stage.steps)
+        if validates or evaluates:
+            jax.block_until_ready(metrics["loss"])  # the steps' time is not theirs
         if last or step % self.settings.log_every == 0:
             self._flush(bar)
             # The clock is read now, the metrics once they are there.
             self._waiting = (step, metrics, self._pace.row(step - self._unfinished()))
-        if measured:
+        if validates or evaluates:
             self._flush(bar)
+        if validates:
             with self._pace.paused():
-                self._validate(step, state.params, frozen, data.validation)
+                self._measures.validate(step, state.params, frozen, data.validation)
+        if evaluates:
+            self._evaluate(step, state.params, frozen)
         stopping = self.stop.reached() and not last  # asked after every step, the last too
         if last or stopping or self.checkpoints.due(step):
             # Rows up to a saved step must be kept before it: a kill may come right after.
@@ -340,59 +346,19 @@ class StageLoop:
         self._scalars.write(row)
         self.tracker.write(row)
 
-    def _validate(
-        self, step: int, params: Params, frozen: Params, batches: list[dict[str, Batch]]
-    ) -> None:
-        """Means over all validation batches, exact: sums and counts are added up."""
-        if not batches:
-            return
-        sums: dict[str, float] = collections.defaultdict(float)
-        for batch in batches:
-            self.dog.phase("validation")
-            placed = sharding.to_devices(batch, self.stage.mesh)
-            for name, value in jax.device_get(self.stage.evaluate(params, frozen, placed)).items():
-                sums[name] += float(value)
-        values = summarise(sums)
-        stage = self.stage.name
-        self._log({"stage": stage, "step": step, "kind": "validation", **values})
-        self._alarm(step, values)
+    def _evaluate(self, step: int, params: Params, frozen: Params) -> None:
+        with self._pace.paused():
+            self._measures.evaluate(step, params, frozen, lambda: self.stop.requested)
 
-    def _alarm(self, step: int, values: dict[str, float]) -> None:
-        """Says so when, late enough, a shuffled picture costs nothing: the model does not look."""
-        gains = [
-            values[f"{name}/shuffled_minus_right"]
-            for name, spec in self.stage.datasets.items()
-            # In a batch of one there is no other row's picture to show.
-            if f"{name}/shuffled_minus_right" in values and spec.batch > 1
-        ]
-        limit = self.settings.alarm_nats
-        if not self.settings.alarm_step or step < self.settings.alarm_step or not gains:
-            return
-        if max(gains) >= limit:
-            return
-        text = (
-            f"text-only plateau: at step {step} a shuffled picture costs at most {max(gains):.3f} "
-            f"nat a token, less than {limit}; the model does not look at its pictures"
-        )
-        row = {"stage": self.stage.name, "step": step, "kind": "alarm", "gain": max(gains)}
-        self._log(row)
-        self._event("alarm", text, step)
-        progress.say(f"ALARM: {text}")
+    def _was_left_out(self, step: int) -> bool:
+        """Whether an evaluation was due after a step, and a request to stop came before its end."""
+        if not self.settings.measures.evaluates(step, self.stage.steps):
+            return False
+        rows = logs.read_rows(self.workdir.path / "metrics.jsonl")  # the first process has them
+        wanted = {"stage": self.stage.name, "step": step, "kind": "evaluation"}
+        known = any(wanted.items() <= row.items() for row in rows)
+        return processes.gather("left out", "" if known else "yes")[0] == "yes"
 
 
 def _compile(function: Any, *arguments: Any) -> None:
     function.lower(*arguments).compile()
-
-
-def summarise(sums: dict[str, float]) -> dict[str, float]:
-    """{"m3w/nll", "m3w/count", …} → {"m3w/loss", "m3w/shuffled_minus_right", …}."""
-    values = {}
-    for name in sorted({key.rsplit("/", 1)[0] for key in sums}):
-        count = max(sums[f"{name}/count"], 1.0)
-        values[f"{name}/loss"] = sums[f"{name}/nll"] / count
-        if f"{name}/shuffled_nll" in sums:
-            gain = sums[f"{name}/shuffled_nll"] - sums[f"{name}/nll"]
-            values[f"{name}/shuffled_minus_right"] = gain / count
-        if f"{name}/retrieval" in sums:
-            values[f"{name}/retrieval"] = sums[f"{name}/retrieval"] / count
-    return values

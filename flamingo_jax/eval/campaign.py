@@ -3,6 +3,7 @@
     folder/evaluation.json    what is evaluated, and how; another one in this folder is refused
     folder/predictions.jsonl  every answer, as it comes (`predictions`)
     folder/results.json       figures, intervals, spread; the first prompts' exact text
+    folder/scores.jsonl       a line a prediction: what it is worth by each metric
     folder/times.json         seconds and queries of each setting
     folder/submissions/…      files for EvalAI
 
@@ -17,7 +18,7 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from flamingo_jax import progress
@@ -37,6 +38,7 @@ PROMPTS = 3
 """Prompts whose exact text is told, of each setting."""
 
 IDENTITY, RESULTS, TIMES = "evaluation.json", "results.json", "times.json"
+SCORES = "scores.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,8 +121,10 @@ def ask_all(
     request: Request,
     folder: pathlib.Path,
     shard: Shard = ALL,
-) -> None:
-    """Asks what is not answered yet.
+    features: pathlib.Path | None = None,
+    go_on: Callable[[], bool] = lambda: True,
+) -> bool:
+    """Asks what is not answered yet; whether nothing is left.
 
     Args:
       model: what is asked.
@@ -128,21 +132,27 @@ def ask_all(
       request: how.
       folder: of `open_folder`.
       shard: this process's part of the queries.
+      features: where RICES keeps its own; None = below the folder.
+      go_on: asked before each block of queries; False ends it.
 
     Raises:
       InputError: for media that cannot be read, or too few examples to show.
     """
     predictions = Predictions(folder, shard.index)
     times = _Times(folder, shard.index)
-    for trial, setting, finder in _settings(model, benchmarks, request, folder):
+    features = features or folder / "features"
+    for trial, setting, finder in _settings(model, benchmarks, request, features):
         begin, known = time.monotonic(), len(predictions.of(setting))
         blocks = trial.blocks(shard, request.batch)
         with progress.bar(str(setting), sum(map(len, blocks)), unit="queries") as bar:
             ask = Asking(model, trial, setting, predictions, finder, request.batch)
             for done, block in zip(itertools.accumulate(map(len, blocks)), blocks, strict=True):
+                if not go_on():
+                    return False
                 ask.block(block, request.keep_prefix)
                 bar.advance(done)
         times.add(setting, len(predictions.of(setting)) - known, time.monotonic() - begin)
+    return True
 
 
 def conclude(
@@ -151,15 +161,19 @@ def conclude(
     folder: pathlib.Path,
     about: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Judges the answers that are in the folder, and writes `results.json` and submissions.
+    """Judges the answers that are in the folder; writes `results.json`, scores and submissions.
 
     Raises:
       InputError: if a query has no answer.
     """
     predictions = Predictions(folder)
     found: dict[str, Any] = {}
+    scores: list[dict[str, Any]] = []
     for benchmark in benchmarks:
-        found[benchmark.name] = _entry(benchmark, request, predictions, folder)
+        found[benchmark.name], each = _entry(benchmark, request, predictions, folder)
+        scores += each
+    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in scores)
+    write_atomically(folder / SCORES, "".join(lines))
     results = {
         "format": FORMAT,
         "model": dict(about),
@@ -173,11 +187,11 @@ def conclude(
 
 
 def _settings(
-    model: Model, benchmarks: Sequence[Benchmark], request: Request, cache: pathlib.Path
+    model: Model, benchmarks: Sequence[Benchmark], request: Request, features: pathlib.Path
 ) -> Iterator[tuple[Trial, Setting, rices.Finder]]:
     """What is asked, in order, and what finds the neighbours."""
     for trial in trials(benchmarks, request):
-        finder = rices.Finder(model, trial.asker.medium, cache / "features")
+        finder = rices.Finder(model, trial.asker.medium, features)
         for shots, selection in pairs(trial.benchmark, request):
             yield trial, trial.setting(shots, selection), finder
 
@@ -210,9 +224,10 @@ def pairs(benchmark: Benchmark, request: Request) -> list[tuple[int, str]]:
 
 def _entry(
     benchmark: Benchmark, request: Request, predictions: Predictions, folder: pathlib.Path
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A benchmark's part of the results, and what each of its predictions is worth."""
     every = list(trials([benchmark], request))
-    settings = []
+    settings, scores = [], []
     for shots, selection in pairs(benchmark, request):
         of_trials = []
         for trial in every:
@@ -223,7 +238,9 @@ def _entry(
                 raise InputError(f"{setting}: {missing[0]!r} and others have no answer yet")
             given = [known[query.key] for query in queries]
             submissions.write(folder, benchmark.entry, setting, queries, given)
-            of_trials.append(_judged(benchmark, queries, given))
+            judged, each = _judged(benchmark, queries, given)
+            of_trials.append(judged)
+            scores += [{**dataclasses.asdict(setting), **score} for score in each]
         settings.append(
             {
                 "shots": shots,
@@ -233,7 +250,7 @@ def _entry(
                 "prompts": _first_prompts(every[0], shots, predictions, selection),
             }
         )
-    return {
+    entry = {
         "title": benchmark.title,
         "kind": benchmark.kind,
         "metric": benchmark.metric,
@@ -245,19 +262,27 @@ def _entry(
         "files": list(benchmark.files),
         "settings": settings,
     }
+    return entry, scores
 
 
-def _judged(benchmark: Benchmark, queries: Sequence[Any], given: Sequence[Any]) -> dict[str, Any]:
+def _judged(
+    benchmark: Benchmark, queries: Sequence[Any], given: Sequence[Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     try:
         found = judge.judge(benchmark, queries, given)
     except InputError as error:
-        return {"figures": {}, "scored": 0, "unscored_because": str(error)}
+        return {"figures": {}, "scored": 0, "unscored_because": str(error)}, []
     figures = {
         figure.name: {"value": figure.value, "low": figure.low, "high": figure.high}
         for figure in found.figures
     }
     why = {} if figures else {"unscored_because": "the split's references are not public"}
-    return {"figures": figures, "scored": len(found.keys), **why}
+    scores = []
+    for place, key in enumerate(found.keys):
+        worth = {one.name: one.each[place] for one in found.figures if one.each}
+        if worth:
+            scores.append({"key": key, "figures": worth})
+    return {"figures": figures, "scored": len(found.keys), **why}, scores
 
 
 def _over_trials(judged: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""What a page shows of an evaluation's queries: small pictures, questions, references, scores.
+"""What a page shows of an evaluation's queries: small pictures, questions, references.
 
 folder/queries.json          {benchmark: {key: what was asked}}
-folder/scores.jsonl          a line a prediction: what it is worth by each metric
 folder/report/pictures/…     small JPEG files of the first queries' media
 """
 
@@ -9,19 +8,16 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from flamingo_jax.data import prompt
-from flamingo_jax.errors import InputError
-from flamingo_jax.eval import judge
 from flamingo_jax.eval.asking import Trial
-from flamingo_jax.eval.campaign import Request, pairs, trials
+from flamingo_jax.eval.campaign import Request, trials
 from flamingo_jax.eval.examples import Benchmark, Example
-from flamingo_jax.eval.predictions import Predictions
 from flamingo_jax.workdir import write_atomically
 
 SHOWN = 200
@@ -50,8 +46,6 @@ def write(benchmarks: Sequence[Benchmark], request: Request, folder: pathlib.Pat
                     rows[query.key] = _row(query, picture)
     text = json.dumps(found, ensure_ascii=False) + "\n"
     write_atomically(folder / "queries.json", text)
-    lines = (json.dumps(line, ensure_ascii=False) for line in _scores(benchmarks, request, folder))
-    write_atomically(folder / "scores.jsonl", "".join(f"{line}\n" for line in lines))
 
 
 def _row(query: Example, picture: str | None) -> dict[str, Any]:
@@ -65,36 +59,6 @@ def _row(query: Example, picture: str | None) -> dict[str, Any]:
         "right": right,
         "label": query.label,
     }
-
-
-def _scores(
-    benchmarks: Sequence[Benchmark], request: Request, folder: pathlib.Path
-) -> Iterator[dict[str, Any]]:
-    predictions = Predictions(folder)
-    for benchmark in benchmarks:
-        for trial in trials([benchmark], request):
-            for shots, selection in pairs(benchmark, request):
-                setting = trial.setting(shots, selection)
-                known = predictions.of(setting)
-                given = [known[query.key] for query in trial.chosen.queries]
-                yield from _of_setting(trial, setting, given)
-
-
-def _of_setting(trial: Trial, setting: Any, given: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    try:
-        found = judge.judge(trial.benchmark, trial.chosen.queries, given)
-    except InputError:
-        return  # results.json says why
-    about = {
-        "benchmark": setting.benchmark,
-        "shots": setting.shots,
-        "selection": setting.selection,
-        "trial": setting.trial,
-    }
-    for place, key in enumerate(found.keys):
-        figures = {one.name: one.each[place] for one in found.figures if one.each}
-        if figures:
-            yield {**about, "key": key, "figures": figures}
 
 
 def _picture(folder: pathlib.Path, trial: Trial, query: Example, number: int) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 from collections.abc import Callable
 
@@ -124,6 +125,27 @@ def gates(run: Run) -> Markup | None:
                 note = "" if len(found) <= LAYERS_NAMED else "From blue (first) to orange (last)."
                 charts.append(line_chart(title, lines, y_name="|tanh gate|", zero=True, note=note))
     return grid(*charts) if charts else None
+
+
+def benchmarks(run: Run) -> list[Markup]:
+    """A chart for each benchmark and figure asked for in the middle of training, a line for shots.
+
+    Their metrics are NAME/FIGURE/SHOTS (flamingo_jax/periodic.py).
+    """
+    found: dict[str, list[Line]] = collections.defaultdict(list)
+    for stage in run.stages:
+        for key in run.keys(stage):
+            x, y = run.series(stage, key, "evaluation")
+            if x:
+                title, _, shots = key.rpartition("/")
+                count, _, how = shots.partition("_")
+                name = f"{count} shots{how and f' ({how})'}"
+                lines = found[title]
+                lines.append(Line(name, name, x, y, color(len(lines)), "marked"))
+    return [
+        line_chart(f"{title.replace('/', ': ')}, while training", lines, zero=True)
+        for title, lines in found.items()
+    ]
 
 
 def sight(run: Run) -> Markup | None:

@@ -138,9 +138,16 @@ def sight(run: Run) -> Markup:
 def shots(run: Run) -> Markup:
     """Few-shot curves and whatever else the tasks measured as a curve."""
     found = [chart for task in run.tasks for chart in curves.measured(task)]
+    found += curves.benchmarks(run)
     if not found:
         return left_out("No curves: they come with the evaluation, in results.json.")
-    return charts.grid(*found)
+    pages = run.evaluations
+    links = [
+        join(" ", tag("a", f"step {step:,}", href=f"../{path}/report/index.html"))
+        for step, path in pages
+    ]
+    note = tag("p", "Benchmarks in the middle of training, query by query:", *links, class_="note")
+    return join(charts.grid(*found), note if links else None)
 
 
 def samples(run: Run) -> Markup:

@@ -122,6 +122,13 @@ class Run:
         noted = [event for event in self.events if event.get("kind") == "alarm"]
         return noted or [row for row in self.rows if row.get("kind") == "alarm"]
 
+    @property
+    def evaluations(self) -> list[tuple[int, str]]:
+        """(step, folder below the run's) of the evaluations in the middle of training."""
+        pages = sorted(self.workdir.glob("evaluations/*/report/index.html"))
+        folders = [page.parents[1] for page in pages if page.parents[1].name.isdecimal()]
+        return [(int(f.name), f.relative_to(self.workdir).as_posix()) for f in folders]
+
     def field(self, *path: str) -> Any:
         """A field of the config by its path; None where the config has none."""
         node: Any = self.config

@@ -78,7 +78,7 @@ def test_several_datasets_share_what_rows_share():
 
 def test_a_vit_costs_what_its_shapes_say():
     """Frozen, with attention of its own."""
-    c = config.ConfigDict(small()).unlock()
+    c: config.Config = config.ConfigDict(small()).unlock()
     c.model.vision.kind = "vit"
     c.model.vision.vit.update(patch=8, width=8, blocks=2, heads=2, hidden=16)
     found, work = traced(config.finish(c), "flamingo", VOCABULARY)

@@ -51,6 +51,9 @@ def draw(folder: pathlib.Path, count: int = 24, alike: bool = False) -> None:
 def experiment_in(folder: pathlib.Path, **drawing) -> pathlib.Path:
     """The experiment's file in a folder, beside pictures drawn for it."""
     draw(folder / "pictures", **drawing)
+    rows = [{"image": f"{n}.png", "label": list(COLOURS)[n % len(COLOURS)]} for n in range(10)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "colours.jsonl").write_text(text, encoding="utf-8")
     return pathlib.Path(shutil.copy(pathlib.Path(__file__).with_name("experiment.py"), folder))
 
 

@@ -1,7 +1,7 @@
 """A Flamingo so small that a stage takes seconds; its pictures lie in `pictures` beside this file.
 
-Variants: "flamingo" is that stage alone, on random frozen weights; "stages" are all three, with
-cached features. DIE=NAME:COUNT[:SIGNAL] in the environment makes the process kill itself.
+Variants: "flamingo" is that stage alone, on random frozen weights; "asked" is asked in between what
+colours.jsonl holds; "stages" are all three, with cached features. DIE=NAME:COUNT[:SIGNAL] in the environment makes the process kill itself.
 """
 
 import functools
@@ -11,13 +11,15 @@ import signal
 
 from flamingo_jax import config
 from flamingo_jax.checkpoint import StageCheckpoints
+from flamingo_jax.eval.predictions import Predictions
 from flamingo_jax.logs import MetricsLog
 
 PICTURES = str(pathlib.Path(__file__).parent / "pictures")
+COLOURS = str(pathlib.Path(__file__).parent / "colours.jsonl")
 
 
 def get_config(variant: str = "flamingo"):
-    config.pick(variant, ("flamingo", "stages"))
+    config.pick(variant, ("flamingo", "asked", "stages"))
     if "DIE" in os.environ:
         _die(*os.environ["DIE"].split(":"))
     c = config.base()
@@ -38,6 +40,12 @@ def get_config(variant: str = "flamingo"):
     c.train.optimizer.update(lr=3e-3, warmup=4, multipliers=(("gate_", 5.0),))
     c.checkpoint.update(every=3, keep=3)
     c.alarm.step = 0
+    if variant == "asked":
+        c.eval.every = 5
+        c.eval.during.benchmarks.colours = config.benchmark(
+            name="custom", files={"queries": COLOURS, "all.pictures": PICTURES}
+        )
+        c.eval.during.update(shots=(0, 2), selections=("rices",), seeds=(0,), batch=1)
     return _stages(c, pairs) if variant == "stages" else c
 
 
@@ -59,23 +67,24 @@ def _die(name: str, count: str, number: str = "SIGKILL") -> None:
     """Sends this process a signal right after so many writes of a kind.
 
     Args:
-      name: NAME.jsonl, a log's appends; "save", saves of steps, which go on in the background.
+      name: NAME.jsonl, a log's appends; "save", saves of steps, which go on in the background;
+        "add", answers of benchmarks.
       count: this one; of a log it leaves a torn line, as a kill may.
       number: the signal.
     """
     left = int(count)
-    where = StageCheckpoints if name == "save" else MetricsLog
-    verb = "save" if name == "save" else "append"
+    verbs = {"save": StageCheckpoints, "add": Predictions}
+    where, verb = verbs.get(name, MetricsLog), name if name in verbs else "append"
     write = getattr(where, verb)
 
     @functools.wraps(write)
     def write_and_die(self, *args, **options):
         nonlocal left
         done = write(self, *args, **options)
-        if done if name == "save" else self.path.name == name:
+        if name == "add" or (done if name == "save" else self.path.name == name):
             left -= 1
             if left == 0:
-                if name != "save" and number == "SIGKILL":
+                if name not in verbs and number == "SIGKILL":
                     with open(self.path, "a", encoding="utf-8") as file:
                         file.write('{"stage": "fl')
                 os.kill(os.getpid(), getattr(signal, number))
