@@ -1,6 +1,7 @@
 """The command line: its help is enough to find the way, bad input is one line and exit code 2."""
 
 import inspect
+import os
 import pathlib
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from flamingo_jax.data.prepare.filters import FilterOptions
 from flamingo_jax.data.prepare.job import Job
 from flamingo_jax.data.sources import SourceSpec
 from flamingo_jax.errors import InputError, Preempted
+from flamingo_jax.planning import child_processes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FURTHER = {"prepare": ["prepare_features"]}  # functions of run.py that a verb calls besides its own
@@ -302,3 +304,20 @@ def test_as_a_process(experiment: str, tmp_path: pathlib.Path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("flamingo train: ") and done.stderr.count("\n") == 1, done.stderr
     assert "did you mean 'seed'?" in done.stderr
+
+
+@pytest.mark.parametrize("device", ["", "accel0", "vfio/3"])
+def test_libtpu_is_told_where_there_is_no_tpu(device, tmp_path, monkeypatch):
+    """And nothing where there may be one: its own environment is the truth."""
+    for name in child_processes.NO_TPU:
+        monkeypatch.setenv(name, "")  # as it was comes back after the test
+        monkeypatch.delenv(name)
+    (tmp_path / "vfio").mkdir()
+    (tmp_path / "vfio" / "vfio").touch()  # of every machine that could pass devices on
+    if device:
+        (tmp_path / device).touch()
+    cli.without_tpu(tmp_path)
+    for name, value in child_processes.NO_TPU.items():
+        assert os.environ.get(name) == (None if device else value)
+    planned = child_processes.environment("v5p:2x2x1")
+    assert not child_processes.NO_TPU.keys() & planned.keys()

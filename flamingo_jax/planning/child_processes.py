@@ -17,6 +17,9 @@ ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
 }
 
+NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v4-8"}
+"""What libtpu would complain that nobody has told it, where there is no TPU to tell of."""
+
 
 def environment(topology: str, devices: int = 0) -> dict[str, str]:
     """A child's environment: this one's, our own package found, the devices asked for.
@@ -30,6 +33,8 @@ def environment(topology: str, devices: int = 0) -> dict[str, str]:
     found = os.environ | {"PYTHONPATH": os.pathsep.join([package, *paths])}
     if topology != "local":
         found |= ENVIRONMENT
+        for name in NO_TPU:
+            found.pop(name, None)  # the topology says what the chips are
         found.pop("XLA_FLAGS", None)  # a CPU's flags, which libtpu refuses by aborting
         found.pop("JAX_COMPILATION_CACHE_DIR", None)  # a program from there leaves no dump
     elif devices:
