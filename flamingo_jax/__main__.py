@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -318,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the verb that `argv` (the process's own arguments when None) names; its exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     name = "flamingo " + argv[0] if argv and argv[0] in VERBS else "flamingo"
-    without_tpu()
+    child_processes.without_tpu()
     try:
         return _dispatch(argv)
     except errors.InputError as error:
@@ -329,16 +328,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(name, error, errors.EXIT_PREEMPTED)
     except KeyboardInterrupt:
         return _say(name, "interrupted", EXIT_INTERRUPTED)
-
-
-def without_tpu(devices: pathlib.Path = pathlib.Path("/dev")) -> None:
-    """Where no TPU is, tells libtpu (of the extra `plan`) what it would look for, with five lines.
-
-    JAX starts it wherever it is installed, finds no chip and takes what else there is.
-    """
-    if not (any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))):
-        for name, value in child_processes.NO_TPU.items():
-            os.environ.setdefault(name, value)
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -316,7 +316,7 @@ def test_libtpu_is_told_where_there_is_no_tpu(device, tmp_path, monkeypatch):
     (tmp_path / "vfio" / "vfio").touch()  # of every machine that could pass devices on
     if device:
         (tmp_path / device).touch()
-    cli.without_tpu(tmp_path)
+    child_processes.without_tpu(tmp_path)
     for name, value in child_processes.NO_TPU.items():
         assert os.environ.get(name) == (None if device else value)
     planned = child_processes.environment("v5p:2x2x1")

@@ -1,4 +1,4 @@
-"""Child processes that compile: their environment, and their bounds in time and memory."""
+"""Processes beside libtpu: what it is told, and of those that compile, time and memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ ENVIRONMENT = {
 
 NO_TPU = {"TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v4-8"}
 """What libtpu would complain that nobody has told it, where there is no TPU to tell of."""
+
+
+def without_tpu(devices: pathlib.Path = pathlib.Path("/dev")) -> None:
+    """Where no TPU is, tells libtpu (of the extra `plan`) what it would look for, with five lines.
+
+    JAX starts it wherever it is installed, finds no chip and takes what else there is.
+    """
+    if not (any(devices.glob("accel*")) or any(devices.glob("vfio/[0-9]*"))):
+        for name, value in NO_TPU.items():
+            os.environ.setdefault(name, value)
 
 
 def environment(topology: str, devices: int = 0) -> dict[str, str]:
