@@ -6,6 +6,7 @@ all there is asked again as a whole, so that answers do not depend on where a ru
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,9 +24,6 @@ from flamingo_jax.eval.protocol.prompts import Asker, Prompt
 
 BLOCKS = 4
 """Batches of a block: prompts of like length can stand together."""
-
-SPARE = 64
-"""Neighbours beyond the shots: the query itself and others of its picture are among them."""
 
 
 class Model(rices.Encoder, Interface):
@@ -106,7 +104,11 @@ class Trial:
         if setting.selection == rices.RANDOM:
             return None
         queries, support = self.chosen.queries, self.chosen.support
-        return finder.neighbours(setting.selection, queries, support, setting.shots + SPARE)
+        # The query itself and all examples of its medium may be the nearest, and are not shown.
+        media = collections.Counter(example.medium for example in support)
+        del media[None]
+        spare = 1 + max(media.values(), default=0)
+        return finder.neighbours(setting.selection, queries, support, setting.shots + spare)
 
     def blocks(self, shard: Shard, batch: int) -> list[range]:
         """The places of the queries that are asked together, of a process's part."""

@@ -78,6 +78,7 @@ def run(ask: Ask) -> int:
       RuntimeError: if the compiler failed.
     """
     from flamingo_jax.plan import measured, page, printing
+    from flamingo_jax.report.saving import save
 
     request, name = _request(ask)
     folder = _folder(ask, name, request.topology)
@@ -103,8 +104,8 @@ def run(ask: Ask) -> int:
     if ask.workdir and (pathlib.Path(ask.workdir) / "speed.jsonl").is_file():
         runs.append(ask.workdir)
     plan["measured"] = [measured.read(one, plan, request.stage) for one in runs]
-    _write(folder / "plan.json", page.to_json(plan))
-    _write(folder / "index.html", page.render(plan, rows))
+    save(folder / "plan.json", page.to_json(plan), "plan")
+    save(folder / "index.html", page.render(plan, rows), "plan")
     if ask.markdown:
         print(printing.markdown(plan), end="")
     else:
@@ -232,18 +233,3 @@ def _refuse(plan: dict[str, Any]) -> None:
         flag = "--seconds" if plan["outcome"] == "time-out" else "--memory"
         raise InputError(f"{plan['error']} before the compiler told anything; give more {flag}")
     raise RuntimeError(f"the step of {plan['config']} was not compiled: {plan['error']}")
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Replaces a file as a whole.
-
-    Raises:
-      InputError: if it cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        raise InputError(f"the plan {str(path)!r} cannot be written: {error.strerror}") from error

@@ -151,6 +151,19 @@ def test_the_most_similar_stands_last_and_the_query_nowhere(tmp_path: pathlib.Pa
         near.prompts(read.queries[0], 5, range(6))
 
 
+def test_a_hundred_questions_about_one_picture(tmp_path: pathlib.Path) -> None:
+    rows = [(f"q{number}", "q") for number in range(100)]
+    read = pictures(tmp_path, [*rows, ("a", "a"), ("b", "b")])
+    trial = Trial(read, PROTOCOL, 0)
+    finder = rices.Finder(Eyes(AROUND), medium)
+    near = trial.neighbours(finder, trial.setting(2, "rices"))
+    for place, query in enumerate(trial.chosen.queries):
+        shown = trial.prompts(place, 2, near)[0].shots
+        assert not ({query.key} & {*shown}) and len(shown) == 2
+        if query.key.startswith("q"):
+            assert shown == ("a", "b")
+
+
 class Blind(Eyes):
     """Has nothing encoded any more."""
 

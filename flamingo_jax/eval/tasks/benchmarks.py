@@ -8,7 +8,6 @@ Each lies in a folder of its name, laid out as experiments/EVALUATION.md says.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +15,7 @@ from flamingo_jax.errors import InputError
 from flamingo_jax.eval.examples import Benchmark, Example
 from flamingo_jax.eval.tasks.captions import COCO, FLICKR30K, NOCAPS
 from flamingo_jax.eval.tasks.custom import CUSTOM
-from flamingo_jax.eval.tasks.entries import Entry, Files, Need
+from flamingo_jax.eval.tasks.entries import Entry, Files
 from flamingo_jax.eval.tasks.hateful_memes import HATEFUL_MEMES
 from flamingo_jax.eval.tasks.imagenet import IMAGENET
 from flamingo_jax.eval.tasks.ivqa import IVQA
@@ -42,21 +41,6 @@ SIXTEEN = (
 """The paper's (Flamingo v1, table 2)."""
 MORE = (IMAGENET, KINETICS700, NOCAPS, TEXTCAPS, SCIENCEQA, NEXTQA_CHOICE, COCO_TFDS, CUSTOM)
 ENTRIES = {entry.name: entry for entry in (*SIXTEEN, *MORE)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table of benchmarks.
-
-    Attributes:
-      entry: the benchmark.
-      found: is all there that its first split needs?
-      missing: what is not.
-    """
-
-    entry: Entry
-    found: bool
-    missing: tuple[Need, ...]
 
 
 def entry(name: str) -> Entry:
@@ -116,17 +100,6 @@ def _check_keys(examples: Sequence[Example], of: Entry) -> None:
         if example.key in seen:
             raise InputError(f"{of.title}: two records have the id {example.key!r}")
         seen.add(example.key)
-
-
-def rows(root: str | os.PathLike[str]) -> list[Row]:
-    """Every benchmark, and what of it is below a folder."""
-    found = []
-    for of in ENTRIES.values():
-        files = Files(of, root)
-        needs = [need for need in of.needed(of.splits[0]) if not need.optional]
-        missing = tuple(need for need in needs if files.find(need.key) is None)
-        found.append(Row(of, not missing, missing))
-    return found
 
 
 def table(root: str | os.PathLike[str]) -> str:

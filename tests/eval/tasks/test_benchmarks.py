@@ -297,9 +297,6 @@ def test_the_table_says_what_is_there(tmp_path: pathlib.Path) -> None:
     WRITERS["okvqa"](tmp_path)
     WRITERS["youcook2"](tmp_path)
     (tmp_path / "youcook2/youcookii_annotations_trainval.json").unlink()
-    rows = {row.entry.name: row for row in benchmarks.rows(tmp_path)}
-    assert [name for name, row in rows.items() if row.found] == ["okvqa"]
-    assert [need.key for need in rows["youcook2"].missing] == ["annotations"]
     shown = benchmarks.table(tmp_path).splitlines()
     assert sum(line.endswith(" found") and "not found" not in line for line in shown) == 1
     path = tmp_path / "youcook2/youcookii_annotations_trainval.json"
