@@ -166,9 +166,9 @@ CASES = (
     # "é 4.0" and "é 4.1", "é" in both pictures': 1 1 0 0 and 0, so 2.5. "5.0": 1 0 0 0, shorter.
     Case("coco_tfds", "cider", (["é 4.0", "é 4.0"], 100 * (2.5 + 0) / 2),
          (["é 4.1", "5.0"], 100 * (2.5 + 1.25 * SHORT) / 2), CAPTION, CAPTION_OF),
-    # Three people who agree: leaving one out, 2 of 3.
-    Case("custom", "vqa_accuracy", (["Cat", "y"], 100 * (2 / 3 + 0) / 2),
-         (["a cat", "x"], 100 * 2 / 3), question(), question_of()),
+    # Three of four people agree: leaving each out in turn 2 of 3 thrice, and 3 of 3. Then all do.
+    Case("custom", "vqa_accuracy", (["Cat", "y"], 100 * (3 / 4 + 0) / 2),
+         (["a cat", "x"], 100 * (3 / 4 + 1) / 2), question(), question_of()),
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ come from the queries (never a query itself). Each line is an object with some o
   choices, in alphabetical order.
 
 All lines of both files are of one kind: choices or labels make a choice (top-1 accuracy), questions
-alone an answer (VQA accuracy if every line has three references or more, else exact match), and the
+alone an answer (VQA accuracy if every line has four references or more, else exact match), and the
 rest is captions (CIDEr). Other fields are ignored.
 """
 
@@ -31,7 +31,7 @@ from flamingo_jax.eval.tasks.entries import Entry, Files, Need, Pictures, Pools
 from flamingo_jax.eval.tasks.reading import Fields, read_jsonl
 
 _ANSWERS = ("answers", "captions", "answer", "caption")
-_LEAST = 3  # references that VQA accuracy makes sense with
+_LEAST = 4  # references: VQA accuracy holds each against the others, of which 3 must agree
 LABELS, CHOICES, QUESTIONS, CAPTIONS = "a label", "choices", "a question", "captions alone"
 _KINDS = {
     LABELS: (CHOICE, "top1"),

@@ -293,8 +293,12 @@ def custom(root: pathlib.Path) -> None:
     lines(
         folder / "queries.jsonl",
         [
-            {"image": "a.png", "question": "What is it?", "answers": ["a cat", "cat", "Cat"]},
-            {"video": "c.mp4", "start": 1, "end": 2.5, "question": "Who?", "answers": ["x"] * 3},
+            {
+                "image": "a.png",
+                "question": "What is it?",
+                "answers": ["a cat", "cat", "Cat", "cow"],
+            },
+            {"video": "c.mp4", "start": 1, "end": 2.5, "question": "Who?", "answers": ["x"] * 4},
         ],
     )
     lines(

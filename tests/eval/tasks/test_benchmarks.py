@@ -98,7 +98,7 @@ READ: list[tuple[Any, ...]] = [
     ("scienceqa", "", 1, 1, 0, "3", "image.png", ("Louisiana",),
      "<image>Question: Which of these is farthest north? Answer: Louisiana<EOC>"
      "<image>Question: Which of these is farthest north? Answer:"),
-    ("custom", "", 1, 2, 0, "0", "a.png", ("a cat", "cat", "Cat"),
+    ("custom", "", 1, 2, 0, "0", "a.png", ("a cat", "cat", "Cat", "cow"),
      "<image>Question: What is that? Answer: a dog<EOC><image>Question: What is it? Answer:"),
 ]  # fmt: skip
 

@@ -141,7 +141,8 @@ def test_the_kind_is_what_the_lines_are(tmp_path: pathlib.Path) -> None:
     kinds = {
         "captions": [{"image": "a.png", "captions": ["x"]}],
         "short": [{"image": "a.png", "question": "q", "answer": "x"}],
-        "vqa": [{"image": "a.png", "question": "q", "answers": ["x", "y", "z"]}],
+        "vqa": [{"image": "a.png", "question": "q", "answers": ["x", "y", "z", "x"]}],
+        "three": [{"image": "a.png", "question": "q", "answers": ["x", "y", "z"]}],
         "choice": [{"image": "a.png", "question": "q", "choices": ["x", "y"], "right": 1}],
         "labels": [{"image": "a.png", "label": "x"}, {"image": "b.png", "label_name": "a"}],
     }
@@ -153,6 +154,7 @@ def test_the_kind_is_what_the_lines_are(tmp_path: pathlib.Path) -> None:
         "captions": ("caption", "cider"),
         "short": ("answer", "top1"),
         "vqa": ("answer", "vqa_accuracy"),
+        "three": ("answer", "top1"),
         "choice": ("choice", "top1"),
         "labels": ("choice", "top1"),
     }
