@@ -65,17 +65,21 @@ class Evaluations:
         self._open(folder, step, fingerprints(params) | self._frozen)
         model = self._model(step, merge_trees(params, frozen))
         shard = Shard(jax.process_index(), jax.process_count())
-        done = campaign.ask_all(
-            model, self._benchmarks, self._request, folder, shard, root / "features", go_on
+        how = (folder, shard, root / "features", go_on)
+        done = processes.agreed(
+            lambda: campaign.ask_all(model, self._benchmarks, self._request, *how), InputError
         )
         if not done:  # of several processes none stops here: all hear of it after a step
             return None
         _collect(folder)
+        return processes.agreed(lambda: self._concluded(folder, model.about), InputError)
+
+    def _concluded(self, folder: pathlib.Path, about: dict[str, Any]) -> dict[str, float]:
+        """The figures, on the first process."""
         if not processes.is_primary():
             return {}
-        about = model.about | {"dtype": self._config.model.dtype}
-        results = benchmarking.conclude(self._benchmarks, self._request, folder, about)
-        return figures(results)
+        about = about | {"dtype": self._config.model.dtype}
+        return figures(benchmarking.conclude(self._benchmarks, self._request, folder, about))
 
     def _open(self, folder: pathlib.Path, step: int, known: dict[str, str]) -> None:
         """Answers are gone on with where the parameters are the same; others are thrown away."""
@@ -135,7 +139,7 @@ def _collect(folder: pathlib.Path) -> None:
     for told in processes.gather("answers", json.dumps(own)):
         if processes.is_primary():
             for name, text in json.loads(told).items():
-                if not (folder / name).exists():
+                if name not in own:  # a part of it may be here: what a bucket had
                     write_atomically(folder / name, text)
 
 

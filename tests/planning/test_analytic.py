@@ -142,15 +142,25 @@ def test_stages_of_experiments(name, variant, stage):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["flamingo_3b", "flamingo_9b", "flamingo_80b"])
 def test_the_papers_sizes(name):
-    """The whole step at full size, four datasets and pixels: traced, no array is made."""
+    """The whole step at full size, four datasets and pixels: traced, no array is made.
+
+    In one part; each of two encodes the distances of the frozen model's attention.
+    """
     vocabulary = assemble.Vocabulary(32_000, 1)
-    found, work = traced(load(name, "full", model__remat="none"), "flamingo", vocabulary)
+    whole = load(name, "full", model__remat="none", train__micro_batches=1)
+    found, work = traced(whole, "flamingo", vocabulary)
     agree(found, work)
+    halves = load(name, "full", model__remat="none", train__micro_batches=2)
+    again, same = traced(halves, "flamingo", vocabulary)
+    language = assemble.flamingo_config(whole, vocabulary).language
+    longest = max(row.length for row in whole.train.datasets.values())
+    assert same == work
+    assert again.total - work.total == counts.distances(language, longest, trained=False).total
     # 4·P a token for the frozen language model, but its distance encodings and the new token's row.
-    c = assemble.flamingo_config(load(name, "full"), vocabulary).language
+    c = language
     weights = c.blocks * c.width * (4 * c.heads * c.head_dim + 2 * c.hidden) + c.width * c.vocab
-    language = work.weights[counts.LANGUAGE].total
-    assert 4 * weights * work.tokens < language < 1.001 * 4 * weights * work.tokens
+    total = work.weights[counts.LANGUAGE].total
+    assert 4 * weights * work.tokens < total < 1.001 * 4 * weights * work.tokens
 
 
 def split(name: str) -> tuple[assemble.Stage, dict[str, int]]:

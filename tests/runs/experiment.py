@@ -1,7 +1,8 @@
 """A Flamingo so small that a stage takes seconds; its pictures lie in `pictures` beside this file.
 
 Variants: "flamingo" is that stage alone, on random frozen weights; "asked" is asked in between what
-colours.jsonl holds; "stages" are all three, with cached features. DIE=NAME:COUNT[:SIGNAL] in the environment makes the process kill itself.
+colours.jsonl holds; "stages" are all three, with cached features. DIE=NAME:COUNT[:SIGNAL] in the
+environment makes the process kill itself.
 """
 
 import functools
