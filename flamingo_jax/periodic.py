@@ -46,6 +46,11 @@ class Evaluations:
         """
         c = run.config.eval.during
         self._run, self._config = run, run.config
+        if not c.benchmarks:
+            raise InputError(
+                f"config.eval.every is {run.config.eval.every} and config.eval.during.benchmarks "
+                "is empty; give it rows, NAME = config.benchmark(), or set every to 0"
+            )
         self._request = benchmarking.request_of(c)
         self._benchmarks = benchmarking.benchmarks_of(c)
         for benchmark in self._benchmarks:

@@ -89,3 +89,9 @@ def test_a_missing_file_is_told_before_the_first_step(trainer, folder, capsys):
     assert trainer.here(folder.path, missing, variant="asked") == 2
     assert "/nowhere.jsonl" in capsys.readouterr().err
     assert not folder.rows("metrics")
+
+
+def test_no_benchmark_is_told_before_the_first_step(trainer, folder, capsys):
+    assert trainer.here(folder.path, "--config.eval.every=5") == 2
+    assert "config.eval.during.benchmarks is empty" in capsys.readouterr().err
+    assert not folder.rows("metrics")
