@@ -141,7 +141,8 @@ def ask_all(
     predictions = Predictions(folder, shard.index)
     times = _Times(folder, shard.index)
     features = features or folder / "features"
-    for trial, setting, finder in _settings(model, benchmarks, request, features):
+    for trial, setting in _settings(benchmarks, request):
+        finder = rices.Finder(model, trial.asker.medium, features, shard.index / shard.count)
         begin, known = time.monotonic(), len(predictions.of(setting))
         blocks = trial.blocks(shard, request.batch)
         with progress.bar(str(setting), sum(map(len, blocks)), unit="queries") as bar:
@@ -186,14 +187,11 @@ def conclude(
     return json.loads(text)
 
 
-def _settings(
-    model: Model, benchmarks: Sequence[Benchmark], request: Request, features: pathlib.Path
-) -> Iterator[tuple[Trial, Setting, rices.Finder]]:
-    """What is asked, in order, and what finds the neighbours."""
+def _settings(benchmarks: Sequence[Benchmark], request: Request) -> Iterator[tuple[Trial, Setting]]:
+    """What is asked, in order."""
     for trial in trials(benchmarks, request):
-        finder = rices.Finder(model, trial.asker.medium, features)
         for shots, selection in pairs(trial.benchmark, request):
-            yield trial, trial.setting(shots, selection), finder
+            yield trial, trial.setting(shots, selection)
 
 
 def trials(benchmarks: Sequence[Benchmark], request: Request) -> Iterator[Trial]:

@@ -8,7 +8,9 @@ Support and queries are features of the frozen model, unit vectors whose product
 - "rices_both": the mean of both cosines.
 
 The search is exact: a product of matrices, some queries at a time. Features are computed once and
-kept in a folder, under a digest of the encoder's weights and of what was encoded.
+kept in a folder, a hundred or so to a file, under a digest of the encoder's weights and of what was
+encoded. Processes that share the folder begin at different places and take what others have made
+already: each encodes a share, none waits for another, and a kill loses no finished file.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import hashlib
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,6 +34,9 @@ SELECTIONS = (RANDOM, VISION, TEXT, BOTH)
 
 ENCODED = 64
 """Media held at once."""
+
+KEPT = 128
+"""Features of a file."""
 
 SOUGHT = 1024
 """Queries whose cosines with all of the support are held at once."""
@@ -93,6 +98,7 @@ class Finder:
         encoder: Encoder,
         prepare: Callable[[Example], Any],
         cache: pathlib.Path | None = None,
+        begin: float = 0.0,
     ):
         """Takes what encodes.
 
@@ -100,8 +106,10 @@ class Finder:
           encoder: the model.
           prepare: an example's medium as the encoder takes it.
           cache: a folder for features; None = they are not kept.
+          begin: where to begin, in [0, 1) of the examples; other processes begin elsewhere.
         """
         self._encoder, self._prepare, self._cache = encoder, prepare, cache
+        self._begin = begin
 
     def neighbours(
         self, selection: str, queries: Sequence[Example], support: Sequence[Example], count: int
@@ -130,13 +138,14 @@ class Finder:
                     f"take {RANDOM} or {TEXT}"
                 )
 
-        def parts() -> Iterator[np.ndarray]:
-            for start in range(0, len(examples), ENCODED):
-                media = [self._prepare(one) for one in examples[start : start + ENCODED]]
-                yield self._encoder.embed(media)
+        def encode(part: slice) -> np.ndarray:
+            some, found = examples[part], []
+            for start in range(0, len(some), ENCODED):
+                media = [self._prepare(one) for one in some[start : start + ENCODED]]
+                found.append(self._encoder.embed(media))
+            return np.concatenate(found)
 
-        names = [_of_medium(example) for example in examples]
-        return self._kept("vision", names, parts)
+        return self._features("vision", [_of_medium(example) for example in examples], encode)
 
     def _texts(self, examples: Sequence[Example]) -> np.ndarray:
         texts = [f"{example.context} {example.question}".strip() for example in examples]
@@ -145,31 +154,42 @@ class Finder:
                 f"{examples[texts.index('')].key!r} has no question to find its like by; "
                 f"take {RANDOM} or {VISION}"
             )
+        return self._features("text", texts, lambda part: self._encoder.embed_text(texts[part]))
 
-        def parts() -> Iterator[np.ndarray]:
-            yield self._encoder.embed_text(texts)
-
-        return self._kept("text", texts, parts)
-
-    def _kept(
-        self, part: str, names: Sequence[str], parts: Callable[[], Iterator[np.ndarray]]
+    def _features(
+        self, kind: str, names: Sequence[str], encode: Callable[[slice], np.ndarray]
     ) -> np.ndarray:
-        """Unit vectors, from the cache if they are there."""
-        weights = self._encoder.digest("vision" if part == "vision" else "")
-        digest = hashlib.blake2b(weights.encode(), digest_size=16)
-        for name in names:
-            digest.update(name.encode() + b"\0")
-        path = None if self._cache is None else self._cache / f"{part}-{digest.hexdigest()}.npy"
-        if path is not None and (known := _read(path, len(names))) is not None:
-            return known
-        found = unit(np.concatenate([*parts()]).astype(np.float32))
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Processes of several machines, whose numbers may be the same, write side by side.
-            with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-                np.save(file, found)
-            os.replace(file.name, path)
-        return found
+        """Unit vectors f32[names, E], a file of them after another."""
+        weights = self._encoder.digest("vision" if kind == "vision" else "")
+        parts = [slice(start, start + KEPT) for start in range(0, len(names), KEPT)]
+        first = int(self._begin * len(parts))
+        found: dict[int, np.ndarray] = {}
+        for place in [*range(first, len(parts)), *range(first)]:
+            part = parts[place]
+            path = None if self._cache is None else self._cache / _file(kind, weights, names[part])
+            known = None if path is None else _read(path, len(names[part]))
+            if known is None:
+                known = unit(encode(part).astype(np.float32))
+                if path is not None:
+                    _write(path, known)
+            found[place] = known
+        return np.concatenate([found[place] for place in range(len(parts))])
+
+
+def _file(kind: str, weights: str, names: Sequence[str]) -> str:
+    """The name of the file of these features."""
+    digest = hashlib.blake2b(weights.encode(), digest_size=16)
+    for name in names:
+        digest.update(name.encode() + b"\0")
+    return f"{kind}-{digest.hexdigest()}.npy"
+
+
+def _write(path: pathlib.Path, features: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes of several machines, whose numbers may be the same, write side by side.
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+        np.save(file, features)
+    os.replace(file.name, path)
 
 
 def _read(path: pathlib.Path, rows: int) -> np.ndarray | None:

@@ -238,6 +238,46 @@ def test_half_a_file_is_not_taken(what: str, kept: Kept) -> None:
     assert path.read_bytes() == whole
 
 
+class Killed(Exception):
+    """Ends a process."""
+
+
+def test_processes_encode_a_share_each(tmp_path: pathlib.Path, monkeypatch) -> None:
+    """None waits for another; what a killed one has made is taken by the others."""
+    monkeypatch.setattr(rices, "KEPT", 2)
+    monkeypatch.setattr(rices, "ENCODED", 1)
+    names = "abcdefgh"
+    vectors = {name: (1.0, float(place)) for place, name in enumerate(names)}
+    queries = support = examples(tmp_path, names)
+
+    class Watched(Eyes):
+        """Says what it saw; may be killed by it."""
+
+        def __init__(self, death: str = ""):
+            super().__init__(vectors)
+            self.seen, self.death = "", death
+
+        def embed(self, images: Sequence[Any]) -> np.ndarray:
+            name = pathlib.Path(images[0]).stem
+            self.seen += name
+            if name == self.death:
+                raise Killed
+            return super().embed(images)
+
+    def find(model: Watched, begin: float, cache: str = "features") -> list[list[int]]:
+        finder = rices.Finder(model, medium, tmp_path / cache, begin)
+        return finder.neighbours(rices.VISION, queries, support, 3).tolist()
+
+    alone, killed, again, other = Watched(), Watched("h"), Watched(), Watched()
+    wanted = find(alone, 0.0, cache="alone")
+    assert alone.seen == names
+    with pytest.raises(Killed):
+        find(killed, 0.5)
+    assert killed.seen == "efgh"
+    assert find(other, 0.0) == wanted and other.seen == "abcdgh"
+    assert find(again, 0.75) == wanted and again.seen == ""
+
+
 def test_parts_of_one_clip_are_kept_apart(tmp_path: pathlib.Path) -> None:
     clips(tmp_path, "a.mp4")
     parts = [Example("x", Video(tmp_path / "a.mp4", start=start)) for start in (0.0, 1.0)]
