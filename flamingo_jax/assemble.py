@@ -111,14 +111,13 @@ class Stage:
 
     def initial(self, seed: int, paths: set[str]) -> Params:
         """Initial values of the parameters at `paths`, in their dtypes; alike on every mesh."""
-        shardings = flatten_paths(sharding.param_shardings(self.abstract, self.mesh, self.heads))
-        wanted = flatten_paths(self.trainable) | flatten_paths(self.frozen)
+        wanted = flatten_paths(self.trainable) | flatten_paths(offload.on_devices(self.frozen))
 
         def make() -> dict[str, Array]:
             flat = flatten_paths(nnx.to_pure_dict(nnx.state(self.make(seed))))
             return {path: flat[path].astype(wanted[path].dtype) for path in sorted(paths)}
 
-        out = {path: shardings[path] for path in sorted(paths)}
+        out = {path: wanted[path].sharding for path in sorted(paths)}
         return unflatten_paths(jax.jit(make, out_shardings=out)())
 
 
@@ -322,7 +321,8 @@ def stage(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> Stage:
     whole = sharding.replicated(mesh)
     heads = head_counts(c)
     shardings = sharding.param_shardings(trainable, mesh, heads)
-    frozen_shardings = sharding.param_shardings(frozen, mesh, heads)
+    over = ("tensor",) if c.mesh.frozen == "replicated" else sharding.AXES
+    frozen_shardings = sharding.param_shardings(frozen, mesh, heads, over)
     seeing = {path for path in flat if path.startswith("vision/")}
     frozen_sight = bool(seeing) and seeing <= fixed
     if c.mesh.offload == "frozen":

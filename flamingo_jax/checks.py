@@ -27,6 +27,7 @@ _CHOICES = {
     "model.vision.vit.activation": ("quick_gelu", "gelu", "gelu_tanh"),
     "model.contrastive.dtype": ("float32", "bfloat16"),
     "model.xattn.attend": ("one", "upto"),
+    "mesh.frozen": ("sharded", "replicated"),
     "mesh.offload": ("none", "frozen"),
     "data.resize": ("pad", "crop", "squash", "pad:hamming", "crop:hamming", "squash:hamming"),
     "eval.split": ("test", "validation"),

@@ -172,6 +172,9 @@ def base() -> Config:
     c.mesh.fsdp = -1
     c.mesh.tensor = 1
     c.mesh.slices = 1  # groups of chips with a fast network of their own; they must divide replica
+    # Frozen weights: sharded, over fsdp too, and gathered in every step, as what is trained is; or
+    # replicated, over tensor alone, and never gathered: where there is memory for them.
+    c.mesh.frozen = "sharded"
     # Where frozen weights lie: none, on the devices; frozen: the matrices of the frozen language
     # model's blocks and of the frozen encoder on the hosts, each layer brought when it is used, in
     # the forward and in the backward pass. For what does not fit; `plan` tells what it costs.

@@ -68,6 +68,9 @@ AXIS_OF_LETTER: dict[str, str] = {
 """Letters not named here are left whole (the paper's NFNet is not sharded: Flamingo §B.1.2)."""
 
 
+Axes = tuple[str, ...]
+"""Some of the mesh's axes."""
+
 Heads = tuple[tuple[str, int], ...]
 """(regex of paths, heads): how many heads the dims N of those parameters hold; first match wins."""
 
@@ -145,14 +148,15 @@ def letters(path: str, rank: int) -> str:
     return "." * rank
 
 
-def spec(path: str, shape: tuple[int, ...], mesh: Mesh, heads: Heads = ()) -> P:
-    """The PartitionSpec of a parameter.
+def spec(path: str, shape: tuple[int, ...], mesh: Mesh, heads: Heads = (), over: Axes = AXES) -> P:
+    """The PartitionSpec of a parameter, over some of the mesh's axes.
 
     A mesh axis is used once an array (the leftmost letter wins), and not at all on a dim that it
     does not divide: that dim is left whole. Of a dim N it must divide the heads, so that none is
     cut in two.
     """
     parts, _ = _axes(path, shape, mesh, heads)
+    parts = [axis if axis in over else None for axis in parts]
     while parts and parts[-1] is None:
         parts.pop()
     return P(*parts)
@@ -217,11 +221,11 @@ def remarks(abstract: Params, mesh: Mesh, heads: Heads = ()) -> list[Remark]:
     return found
 
 
-def param_shardings(abstract: Params, mesh: Mesh, heads: Heads = ()) -> Params:
-    """NamedShardings of a tree of parameters."""
+def param_shardings(abstract: Params, mesh: Mesh, heads: Heads = (), over: Axes = AXES) -> Params:
+    """NamedShardings of a tree of parameters; see `spec`."""
 
     def place(path: str, a: Array) -> NamedSharding:
-        return NamedSharding(mesh, spec(path, a.shape, mesh, heads))
+        return NamedSharding(mesh, spec(path, a.shape, mesh, heads, over))
 
     return map_paths(place, abstract)
 

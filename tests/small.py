@@ -37,10 +37,11 @@ def described() -> Any:
     return c
 
 
-def pages(batch: int, loss_chunk: int = 0, micro_batches: int = 1) -> Any:
+def pages(batch: int, loss_chunk: int = 0, micro_batches: int = 1, frozen: str = "sharded") -> Any:
     """The finished config of one dataset of pages, of two pictures a row."""
     c = described()
     c.model.loss_chunk, c.train.micro_batches = loss_chunk, micro_batches
+    c.mesh.frozen = frozen
     c.train.datasets.pages = config.dataset(layout="page", batch=batch, length=T, images=2)
     return config.finish(c)
 

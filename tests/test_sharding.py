@@ -1,6 +1,7 @@
 """The tables: every parameter has its letters; one device and eight give the same training."""
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -161,8 +162,9 @@ def test_rows_of_this_process():
 B = 8
 
 
-def make_stage(sizes: dict[str, int]) -> assemble.Stage:
-    return assemble.stage(pages(B), "flamingo", VOCABULARY, make_mesh(**sizes))
+def make_stage(sizes: dict[str, int], frozen: str = "sharded") -> assemble.Stage:
+    c = pages(B, frozen=frozen)
+    return assemble.stage(c, "flamingo", VOCABULARY, make_mesh(**sizes))
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +209,30 @@ def test_eight_devices_train_as_one(name, start, alone):
     _shardings_are_the_tables(stage, state, frozen)
     if all(size > 1 for size in stage.mesh.shape.values()):
         _logits_are_split(stage, state, frozen)
+
+
+def test_replicated_frozen_weights_train_alike(start, alone):
+    """None is split over fsdp, nor gathered; what is trained is split as before."""
+    stage, other = (make_stage(MESHES[EACH], frozen) for frozen in ("replicated", "sharded"))
+    _, frozen, losses = train(stage, start)
+    np.testing.assert_allclose(losses, alone, rtol=0, atol=1e-5)
+    assert stage.state_shardings == other.state_shardings
+    for path, leaf in flatten_paths(frozen).items():
+        expected = sharding.spec(path, leaf.shape, stage.mesh, stage.heads, ("tensor",))
+        assert leaf.sharding.spec == expected and "fsdp" not in expected, path
+    drawn = flatten_paths(stage.initial(0, set(flatten_paths(frozen))))
+    for path, leaf in flatten_paths(frozen).items():
+        assert drawn[path].sharding == leaf.sharding
+        np.testing.assert_array_equal(drawn[path], leaf)
+    gathered, before = (_gathers(one) for one in (stage, other))
+    assert gathered < before
+
+
+def _gathers(stage: assemble.Stage) -> int:
+    """How many all-gathers a step has."""
+    batches = {"pages": sharding.to_devices(example(B, 0), stage.mesh)}
+    lowered = stage.update.lower(stage.state, stage.frozen, batches)
+    return len(re.findall(r" all-gather(?:-start)?\(", lowered.compile().as_text()))
 
 
 def _shardings_are_the_tables(stage: assemble.Stage, state: TrainState, frozen: Any) -> None:
