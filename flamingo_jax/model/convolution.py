@@ -25,22 +25,23 @@ def grouped_conv(
 ) -> Array:
     """A 2-D convolution with "SAME" padding as TensorFlow has it (the odd pixel at the end).
 
-    XLA's CPU backend runs a grouped convolution, and above all the gradient of its kernel, many
-    times slower than as many dense ones, which give the same numbers.
+    As many dense ones give the same numbers. XLA's CPU backend runs them many times faster, above
+    all the gradient of the kernel; and outside of TPUs its partitioner brings all rows of a grouped
+    convolution's input together on every device.
 
     Args:
       x: [B, y, x, C].
       kernel: [h, w, C / groups, O].
       stride: along both sides.
       groups: dense blocks that C and O fall into.
-      split: the form for CPUs: one dense convolution a group, with gradients spelt out; None =
-        where the default backend is a CPU.
+      split: one dense convolution a group, with gradients spelt out; None = unless the default
+        backend is a TPU.
 
     Returns:
       [B, ceil(y / stride), ceil(x / stride), O].
     """
     if split is None:
-        split = jax.default_backend() == "cpu"
+        split = jax.default_backend() != "tpu"
     if not split:
         return _conv(x, kernel, (stride, stride), "SAME", groups=groups)
     if groups == 1:

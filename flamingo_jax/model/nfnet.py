@@ -63,7 +63,7 @@ class NFNetConfig:
       classes: outputs of a classifier over the mean feature; 0 = none.
       stochastic_depth: rate of dropping the last block; grows linearly from 0 at the first.
       remat: recompute a block's activations in the backward pass.
-      split_groups: grouped convolutions as separate dense ones; None = on CPUs.
+      split_groups: grouped convolutions as separate dense ones; None = but on TPUs.
     """
 
     widths: tuple[int, ...] = (256, 512, 1536, 1536)

@@ -85,7 +85,7 @@ class VisionConfig:
         """The encoder as a platform's devices compute it best."""
         if self.nfnet is None:
             return self
-        split = platform == "cpu"
+        split = platform != "tpu"
         return dataclasses.replace(self, nfnet=dataclasses.replace(self.nfnet, split_groups=split))
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from flamingo_jax import sharding
 from flamingo_jax.model.nfnet import GAMMAS, VARIANTS, NFNet, NFNetConfig, Stage, count_flops
 from flamingo_jax.model.vision import VisionConfig, VisionTower
 from flamingo_jax.shapes import flatten_paths, map_paths
@@ -144,6 +146,20 @@ def test_remat_and_split_groups_change_nothing():
     np.testing.assert_allclose(other, value, rtol=1e-5)
     for a, b in zip(jax.tree.leaves(others), jax.tree.leaves(grads), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+
+
+def test_no_picture_travels():
+    """Each of eight devices encodes its own; XLA gathers the rows of a grouped convolution."""
+    graph, params = make(lambda: Stage(16, 1, cfg=GROUPED, rngs=nnx.Rngs(0)))
+    mesh = sharding.make_mesh()
+
+    def encode(params, x):
+        return nnx.merge(graph, params)(x, jnp.float32, None)
+
+    rows, whole = sharding.rows_sharding(mesh), sharding.replicated(mesh)
+    x = jax.ShapeDtypeStruct((16, 8, 8, 16), jnp.float32)
+    compiled = jax.jit(encode, in_shardings=(whole, rows), out_shardings=rows).lower(params, x)
+    assert not re.findall(r"all-gather|all-to-all|all-reduce|permute", compiled.compile().as_text())
 
 
 def test_stochastic_depth_drops_whole_branches_and_needs_a_key(tiny):
