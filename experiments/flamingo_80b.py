@@ -28,7 +28,7 @@ def get_config(variant: str = "full"):
         return c
     c.model.language.update(width=8192, blocks=80, heads=64, hidden=32_768)
     c.model.xattn.update(heads=64, hidden=32_768)
-    c.mesh.update(replica=-1, fsdp=16, tensor=8)
+    c.mesh.update(replica=-1, fsdp=16, tensor=8, frozen="sharded")
     c.train.micro_batches = 1  # a chip holds 42 rows' products in 10 of its 30.75 GiB
     for row in c.train.datasets.values():
         row.batch *= 6
