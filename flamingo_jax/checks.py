@@ -92,6 +92,11 @@ def check(c: Config, dataset_fields: set[str]) -> None:
             f"config.mesh.offload={c.mesh.offload!r} brings a layer in each turn of a loop, and "
             "config.model.unroll=True leaves no loop; set one of them back"
         )
+    if c.mesh.offload != "none" and c.mesh.frozen == "replicated":
+        raise InputError(
+            f"config.mesh.offload={c.mesh.offload!r} would bring whole layers from the hosts to "
+            "every device where config.mesh.frozen is 'replicated'; set it to sharded"
+        )
     if c.model.vision.kind == "vit":
         _check_vit(c.model.vision, c.data.image_size)
 

@@ -122,6 +122,9 @@ def test_who_cannot_is_told_so():
     c.mesh.offload, c.model.unroll = "frozen", True
     with pytest.raises(InputError, match="leaves no loop"):
         config.finish(c)
+    c.model.unroll, c.mesh.frozen = False, "replicated"
+    with pytest.raises(InputError, match=r"whole layers from the hosts.*set it to sharded"):
+        config.finish(c)
     c.mesh.offload = "all"
     with pytest.raises(InputError, match=r"config\.mesh\.offload is 'all'; one of none, frozen"):
         config.finish(c)
