@@ -20,9 +20,7 @@ def committed(name: str) -> bool:
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_is_that_on_a_disk(
-    bucket, trainer, undisturbed, same, folder, capsys
-):
+def test_a_run_in_a_bucket_is_that_on_a_disk(bucket, trainer, undisturbed, same, folder, capsys):
     done = trainer.process(ADDRESS)
     assert done.code == 0, done.err
     same(type(folder)(bucket.download("runs/one", folder.path)), undisturbed)

@@ -24,7 +24,11 @@ def test_check_leaves_nothing(trainer, tmp_path, one_device, monkeypatch, capsys
 
 
 @pytest.mark.parametrize(
-    ("nats", "alarms"), [pytest.param(0.1, True, marks=pytest.mark.slow), pytest.param(-0.1, False, marks=pytest.mark.slow)]
+    ("nats", "alarms"),
+    [
+        pytest.param(0.1, True, marks=pytest.mark.slow),
+        pytest.param(-0.1, False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_plateau_alarm(nats, alarms, trainer, folder, tmp_path, one_device, capsys):
     """Pictures all alike teach nothing: a shuffled one costs exactly as much as the right one."""
