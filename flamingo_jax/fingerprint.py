@@ -142,19 +142,27 @@ def index_words(shape: tuple[int, ...], limit: int = 1 << 32) -> tuple[Array, Ar
 
 def _linear(shape: tuple[int, ...], dims: range) -> Array:
     """Σ index[d] · stride[d] over some adjacent dims, row-major: u32[*shape]."""
-    index = jnp.zeros(shape, jnp.uint32)
+    index = lax.full(shape, np.uint32(0))
     stride = 1
     for d in reversed(dims):
-        index = index + lax.broadcasted_iota(jnp.uint32, shape, d) * jnp.uint32(stride % (1 << 32))
+        along = lax.broadcasted_iota(np.uint32, shape, d)
+        index = lax.add(index, lax.mul(along, np.uint32(stride % (1 << 32))))
         stride *= shape[d]
     return index
 
 
 def _mix(x: Array) -> Array:
-    """MurmurHash3's fmix32: a bijection of u32 in which every bit sways every other."""
-    x = (x ^ (x >> jnp.uint32(16))) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> jnp.uint32(13))) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> jnp.uint32(16))
+    """MurmurHash3's fmix32: a bijection of u32 in which every bit sways every other.
+
+    In `lax`, as the rest: a start traces it for each shape, and operators take 1.6 times as long.
+    """
+
+    def folded(x: Array, bits: int) -> Array:
+        return lax.bitwise_xor(x, lax.shift_right_logical(x, np.uint32(bits)))
+
+    x = lax.mul(folded(x, 16), np.uint32(0x85EBCA6B))
+    x = lax.mul(folded(x, 13), np.uint32(0xC2B2AE35))
+    return folded(x, 16)
 
 
 def _start(x: Any) -> Array:
@@ -182,14 +190,15 @@ def _sums(x: Array) -> Array:
     words = _words(offload.bring(x))
     high, low = index_words(words.shape)
     key = _mix(low)
-    key_a = key ^ _mix(high + jnp.uint32(SEED_A))
-    key_b = (key * jnp.uint32(ODD)) ^ _mix(high + jnp.uint32(SEED_B))
+    key_a = lax.bitwise_xor(key, _mix(lax.add(high, np.uint32(SEED_A))))
+    key_b = lax.mul(key, np.uint32(ODD))
+    key_b = lax.bitwise_xor(key_b, _mix(lax.add(high, np.uint32(SEED_B))))
     zeros = (np.uint32(0), np.uint32(0))
     # One reduction of both sums: on a CPU six times faster than two.
     sums = lax.reduce(
-        (_mix(words ^ key_a), _mix(words ^ key_b)),
+        (_mix(lax.bitwise_xor(words, key_a)), _mix(lax.bitwise_xor(words, key_b))),
         zeros,
-        lambda x, y: (x[0] + y[0], x[1] + y[1]),
+        lambda x, y: (lax.add(x[0], y[0]), lax.add(x[1], y[1])),
         tuple(range(words.ndim)),
     )
     return jnp.stack(sums)
