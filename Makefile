@@ -68,9 +68,9 @@ endif
 test: $(INSTALLED)
 	@$(PYTEST)
 
-# With LLVM's optimisation, which tests/conftest.py leaves out otherwise.
-check: lint
-	@XLA_FLAGS= $(PYTEST) -m ''
+# The long tests with LLVM's optimisation, as users run; tests/conftest.py leaves it out otherwise.
+check: lint test
+	@XLA_FLAGS= $(PYTEST) -m slow
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check --quiet $(SOURCES) $(NOTEBOOKS)

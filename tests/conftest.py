@@ -32,7 +32,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # Thousands of small programs that run once: LLVM's optimisation and MLIR's emitters are more than
 # half of what they cost. XLA's own passes are as ever, but for what is wrapped as a fusion.
-# `make check` sets XLA_FLAGS to nothing and tests what users run.
+# `make check` sets XLA_FLAGS to nothing for its long tests, which so test what users run.
 QUICK = (
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",

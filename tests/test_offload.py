@@ -49,7 +49,6 @@ def trained(stage: assemble.Stage) -> list[np.ndarray]:
     ("remat", "sizes"),
     [
         ("none", {}),
-        pytest.param("full", {}, marks=pytest.mark.slow),
         pytest.param("full", {"replica": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
     ],
 )

@@ -21,7 +21,7 @@ SECONDS = 600
 pytestmark = [pytest.mark.slow, pytest.mark.multihost, pytest.mark.timeout(3600)]
 
 # (processes of 2 devices, size of the tensor axis): inside a process, and over two.
-LAYOUTS = ((1, 1), (2, 2), (2, 4), (4, 2), (4, 4))
+LAYOUTS = ((1, 1), (2, 4), (4, 2), (4, 4))
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,6 @@ def example(spec: Any, seed: int) -> Batch:
     [
         pytest.param(CHINCHILLA, EIGHT, id="chinchilla-eight", marks=pytest.mark.slow),
         pytest.param(CHINCHILLA, {}, id="chinchilla-one"),
-        pytest.param(LLAMA, EIGHT, id="llama-eight", marks=pytest.mark.slow),
         pytest.param(LLAMA, {}, id="llama-one", marks=pytest.mark.slow),
     ],
 )
