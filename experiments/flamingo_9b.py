@@ -29,5 +29,6 @@ def get_config(variant: str = "full"):
     c.model.language.update(width=4096, blocks=40 if variant == "printed" else 32, heads=32)
     c.model.language.hidden = 16_384
     c.model.xattn.update(heads=32, hidden=16_384)
+    c.model.unroll_blocks = True
     c.train.micro_batches = 1  # 64 chips have room
     return c

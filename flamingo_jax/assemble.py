@@ -161,6 +161,7 @@ def flamingo_config(c: Any, vocabulary: Vocabulary) -> FlamingoConfig:
         remat=m.remat,
         loss_chunk=m.loss_chunk,
         unroll=m.unroll,
+        unroll_blocks=m.unroll_blocks,
         dtype=m.dtype,
         vision_dtype=m.vision.dtype,
     )
@@ -290,7 +291,8 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         whole = dataclasses.replace(whole, vision=whole.vision.computed_on(platform))
     if name == "language":
         language = dataclasses.replace(whole.language, new_tokens=0)
-        kept = {name: getattr(whole, name) for name in ("remat", "loss_chunk", "unroll", "dtype")}
+        same = ("remat", "loss_chunk", "unroll", "unroll_blocks", "dtype")
+        kept = {name: getattr(whole, name) for name in same}
         whole = FlamingoConfig(language, **kept)
     kernel, rounded = kernel_of(c.model.attention, platform), c.model.partial_sums == "model"
     layout = Layout(mesh, c.mesh.sequence, kernel, rounded)

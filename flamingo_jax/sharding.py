@@ -310,6 +310,8 @@ def accounted_rows(batch: int, mesh: Mesh) -> list[int]:
 def to_devices(tree: Any, mesh: Mesh) -> Any:
     """This process's rows (numpy) → global arrays sharded over the mesh's rows."""
     sharding = rows_sharding(mesh)
+    if jax.process_count() == 1:  # all leaves in one call take half the time of one by one
+        return jax.device_put(tree, sharding)
 
     def place(a: np.ndarray) -> Array:
         return jax.make_array_from_process_local_data(sharding, a)

@@ -144,7 +144,8 @@ def lay_row(
     row, shown = _lay(document, spec, tokenizer, rng, train)
     versions = [CLEAN] * len(shown)
     if train and spec.versions:
-        versions = rng.integers(spec.versions, size=len(shown)).tolist()
+        # One by one is faster than an array of so few.
+        versions = [int(rng.integers(spec.versions)) for _ in shown]
     return Laid(row, shown, versions)
 
 

@@ -111,7 +111,7 @@ def decoder(cfg: DecoderConfig, rows: int, length: int, *, trained: bool, new: b
     block += _product(tokens, D, (3 if cfg.gated else 2) * I, weight)
     block += _product(tokens * N, H, 2 * T, 2)  # scores and values
     if cfg.positions == "xl":
-        block += _product(tokens * N, H, T, weight)
+        block += _product(tokens * N, H, T + 1, weight)
     # With a tied table the head's product is the same.
     head = _product(tokens, D, cfg.vocab, weight)
     head += _product(tokens, D, cfg.new_tokens, 2 if new else weight)
@@ -123,7 +123,8 @@ def distances(cfg: DecoderConfig, length: int, *, trained: bool) -> Flops:
     if cfg.positions != "xl":
         return Flops()
     inner = cfg.heads * cfg.head_dim
-    return _product(length, cfg.width, inner, 1 if trained else 0) * cfg.blocks
+    # One more than there are: see `positions.descending_distances`.
+    return _product(length + 1, cfg.width, inner, 1 if trained else 0) * cfg.blocks
 
 
 def flops_per_token(cfg: DecoderConfig, length: int, rows: int = 1) -> float:

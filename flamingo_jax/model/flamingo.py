@@ -58,6 +58,7 @@ class FlamingoConfig:
     remat: str = "none"
     loss_chunk: int = 0
     unroll: bool = False
+    unroll_blocks: bool = False
     dtype: str = "bfloat16"
     vision_dtype: str = "bfloat16"
 
@@ -348,6 +349,7 @@ class Flamingo(nnx.Module):
             media_cache=media_cache,
             remat="none" if cache is not None else self.cfg.remat,
             unroll=self.cfg.unroll,
+            unroll_blocks=self.cfg.unroll_blocks,
             constrain=self.layout.residual,
             dtype=self.dtype,
         )

@@ -87,8 +87,8 @@ class Place:
     Attributes:
       spans: of each batch in the stream.
       packing: how they lie in it.
-      distances: f32[S, D] encodings of the distances of `positions.descending_distances` in the
-        longest batch, or None; those of a shorter one are the last of them.
+      distances: f32[S + 1, D] encodings of the distances of `positions.descending_distances` in
+        the longest batch, or None; those of a shorter one are the last of them.
       offset: i32[] slot of the first token in the cache, or None without a cache.
       layout: where activations lie.
       before: what stands before all rows, or None.
@@ -230,7 +230,7 @@ class Block(nnx.Module):
             k, v = k.astype(dtype), v.astype(dtype)
         bias = None
         if far is not None:
-            bias = self._relative_scores(q, far[-span.mask.shape[3] :], dtype)
+            bias = self._relative_scores(q, far[-span.mask.shape[3] - 1 :], dtype)
             q = q + self.content_bias[...].astype(dtype)
         seen = attend(q, k, v, span.mask, bias=bias, layout=where.layout, shared=shared)
         return seen, cache
@@ -247,13 +247,13 @@ class Block(nnx.Module):
         return Shared(k.astype(dtype), v.astype(dtype), before.mask, bias)
 
     def _relative_scores(self, q: Array, far: Array, dtype: Any) -> Array:
-        """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]; far [S, N, H]."""
+        """Terms (b) and (d) of Dai et al. 2019 §3.3, scaled: f32[B, N, T, S]; far [S + 1, N, H]."""
         return pos.relative_shift(self._by_distance(q, far, dtype))
 
     def _by_distance(self, q: Array, far: Array, dtype: Any) -> Array:
-        """Of queries [B, T, N, H] and encoded distances [S, N, H]: f32[B, N, T, S]."""
+        """Of queries [B, T, N, H] and encoded distances [F, N, H]: f32[B, N, T, F]."""
         q = q + self.position_bias[...].astype(dtype)
-        scores = jnp.einsum("BTNH,SNH->BNTS", q, far, preferred_element_type=jnp.float32)
+        scores = jnp.einsum("BTNH,FNH->BNTF", q, far, preferred_element_type=jnp.float32)
         return scores * self.cfg.head_dim**-0.5
 
     def encode_distances(self, distances: Array, dtype: Any) -> Array:

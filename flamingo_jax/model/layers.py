@@ -98,7 +98,20 @@ class Norm(nnx.Module):
         y = y * self.scale[...].astype(jnp.float32)
         if self.bias is not None:
             y = y + self.bias[...].astype(jnp.float32)
-        return y.astype(dtype)
+        return _apart(y.astype(dtype))
+
+
+@jax.custom_vjp
+def _apart(x: Array) -> Array:
+    """x, whose gradient is there before it is used: a product with weights made it.
+
+    A TPU's compiler else does a norm's backward in that product, whose tiles then are smaller: by
+    its own estimate a step of 9B on v5p takes 1.76 s so, and 1.68 s with both apart.
+    """
+    return x
+
+
+_apart.defvjp(lambda x: (x, None), lambda _, g: (lax.optimization_barrier(g),))
 
 
 class FeedForward(nnx.Module):

@@ -38,24 +38,25 @@ def sinusoids(distances: Array, width: int) -> Array:
 
 
 def descending_distances(queries: int, keys: int, offset: Array | int) -> Array:
-    """Distances from the last query (slot offset + queries - 1) to slots 0, 1, …: i32[S].
+    """Distances from the last query (slot offset + queries - 1) to slots -1, 0, 1, …: i32[S + 1].
 
-    Slots beyond the last query are masked for every query and get distance 0.
+    No slot -1 is there: it is the column that `relative_shift` takes away. Slots beyond the last
+    query are masked for every query and get distance 0.
     """
-    return jnp.maximum(offset + queries - 1 - jnp.arange(keys), 0)
+    return jnp.maximum(offset + queries - jnp.arange(keys + 1), 0)
 
 
 def relative_shift(scores: Array) -> Array:
     """Turns scores by distance into scores by key (Dai et al. 2019, appendix B).
 
     Args:
-      scores: [B, N, T, S]; column j of row t belongs to the distance of column j from the LAST
-        query, that is, to the j-th entry of `descending_distances`.
+      scores: [B, N, T, S + 1]; column j of row t belongs to the j-th entry of
+        `descending_distances`, that is, to a distance from the LAST query. The column more is
+        another distance's product instead of zeros put before all: those are a pass over memory.
 
     Returns:
       [B, N, T, S]; column s of row t belongs to the distance between query t and key s. Columns of
       keys after the query hold other rows' scores: they must be masked.
     """
-    B, N, T, S = scores.shape
-    padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return padded.reshape(B, N, S + 1, T)[:, :, 1:].reshape(B, N, T, S)
+    B, N, T, columns = scores.shape
+    return scores.reshape(B, N, columns, T)[:, :, 1:].reshape(B, N, T, columns - 1)

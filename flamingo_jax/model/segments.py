@@ -130,6 +130,17 @@ class _Stack:
         return nnx.merge(self._graph, self._tree.unflatten(leaves))
 
 
+def _one_by_one(tree: Any, count: int) -> list[Any]:
+    """Leaves [count, …] → so many trees; their gradients are put together once, by concatenation.
+
+    Indexing would add up `count` arrays of the whole, each zero but for one layer.
+    """
+    leaves, kind = jax.tree.flatten(tree)
+    parts = [lax.split(leaf, (1,) * count) for leaf in leaves]
+    layers = zip(*parts, strict=True) if parts else [()] * count
+    return [kind.unflatten([lax.squeeze(part, [0]) for part in one]) for one in layers]
+
+
 def _join(parts: list[Any]) -> Any:
     """The inverse of `_cut` over all segments: [[repeats, each, …], …] → [L, …]."""
     flat = [jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), part) for part in parts]
@@ -154,6 +165,7 @@ def run(
     media_cache: Any = None,
     remat: str = "none",
     unroll: bool = False,
+    unroll_blocks: bool = False,
     constrain: Callable[[Array], Array] = lambda x: x,
     dtype: Any,
 ) -> tuple[Array, Kept | None]:
@@ -171,6 +183,9 @@ def run(
       remat: a key of `REMAT`: what the backward finds kept.
       unroll: lay the groups out one after another in the program: faster for a few small ones,
         where stacking what the backward needs costs as much as computing it.
+      unroll_blocks: lay a group's blocks out, but not the groups: what the backward needs of a
+        block is then written once, where it is a loop's result that an outer loop collects it is
+        copied; compiling takes longer with the blocks of a group.
       constrain: applied to x after each layer (a sharding constraint).
       dtype: of the computation.
 
@@ -194,7 +209,13 @@ def run(
         block_part, kept, gated_part = layer
         if gated_part is not None:
             x = one_gated(x, gated_part)
-        return lax.scan(one_block, x, (block_part, kept), unroll=unroll)
+        if not unroll_blocks or unroll:
+            return lax.scan(one_block, x, (block_part, kept), unroll=unroll)
+        caches = []
+        for one in _one_by_one((block_part, kept), len(block_part[1])):
+            x, kept = one_block(x, one)
+            caches.append(kept)
+        return x, jax.tree.map(lambda *one: jax.numpy.stack(one), *caches)
 
     if remat != "none" or not unroll:
         # A layer at a time, not a group: one layer's values exist at once in the backward. In a

@@ -180,8 +180,9 @@ def _attention(
     width = c.heads * c.head_dim
     block = _pairs(B, T, T, width)
     if c.positions == "xl":
-        # Half as many again: queries with distances, whose own side has a gradient if trained.
-        forward = 2 * B * T * T * width
+        # Half as many again: queries with distances (one more than there are keys), whose own side
+        # has a gradient if trained.
+        forward = 2 * B * T * (T + 1) * width
         block += Flops(forward, (2 if counts.LANGUAGE in trained else 1) * forward)
     found = {counts.LANGUAGE: block * c.blocks}
     if cfg.vision is None or cfg.resampler is None or cfg.xattn is None:

@@ -113,8 +113,8 @@ def test_a_trained_language_model_costs_three_times_its_forward(traced):
     forward, both = traced(cfg, frozenset({counts.LANGUAGE}))
     assert counts.flops_per_token(cfg.language, LENGTH, ROWS) * ROWS * LENGTH == forward
     part = counts.decoder(cfg.language, ROWS, LENGTH, trained=True, new=False)
-    # No gradient goes into the encodings of distances.
-    distances = 2 * LENGTH * cfg.language.width * 40 * cfg.language.blocks
+    # No gradient goes into the encodings of distances, of which there is one more than of tokens.
+    distances = 2 * (LENGTH + 1) * cfg.language.width * 40 * cfg.language.blocks
     assert part.total == both == 3 * forward - distances
 
 

@@ -366,8 +366,8 @@ def same_gradients(reference: FlamingoConfig, others: Sequence[FlamingoConfig]) 
             np.testing.assert_allclose(found[path], gradient, atol=1e-6, err_msg=path)
 
 
-def cut(parts: tuple[seg.Segment, ...], remat: str = "none", unroll: bool = False) -> Cut:
-    base = whole(vision=None, remat=remat, unroll=unroll)
+def cut(parts: tuple[seg.Segment, ...], remat: str = "none", **laid_out: bool) -> Cut:
+    base = dataclasses.replace(whole(vision=None, remat=remat), **laid_out)
     fields: dict[str, Any] = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
     return Cut(**fields, parts=parts)
 
@@ -378,7 +378,11 @@ def test_segments_and_rematerialisation_leave_flamingos_gradients():
 
 @pytest.mark.slow
 def test_rematerialisation_and_unrolling_leave_flamingos_gradients():
-    others = [cut(TWO_GROUPS, "full"), cut(TWO_SEGMENTS, "dots", unroll=True)]
+    others = [
+        cut(TWO_GROUPS, "full"),
+        cut(TWO_GROUPS, "dots", unroll_blocks=True),
+        cut(TWO_SEGMENTS, "dots", unroll=True),
+    ]
     same_gradients(cut(TWO_GROUPS), others)
 
 

@@ -14,9 +14,9 @@ from flamingo_jax.model.masks import causal_mask
 @pytest.mark.parametrize(
     ("queries", "keys", "offset", "expected"),
     [
-        (3, 3, 0, [2, 1, 0]),
-        (1, 4, 3, [3, 2, 1, 0]),
-        (2, 6, 2, [3, 2, 1, 0, 0, 0]),
+        (3, 3, 0, [3, 2, 1, 0]),
+        (1, 4, 3, [4, 3, 2, 1, 0]),
+        (2, 6, 2, [4, 3, 2, 1, 0, 0, 0]),
     ],
     ids=["whole", "one more", "with free slots"],
 )
@@ -25,8 +25,8 @@ def test_descending_distances(queries, keys, offset, expected):
 
 
 def test_relative_shift_table():
-    """Scores by distance 3 2 1 0 (columns) become scores by key 0 1 2 3."""
-    by_distance = jnp.tile(jnp.asarray([3, 2, 1, 0]), (4, 1))[None, None]
+    """Scores by distance 4 3 2 1 0 (columns) become scores by key 0 1 2 3."""
+    by_distance = jnp.tile(jnp.asarray([4, 3, 2, 1, 0]), (4, 1))[None, None]
     by_key = pos.relative_shift(by_distance)[0, 0]
     seen = jnp.where(jnp.tril(jnp.ones((4, 4), bool)), by_key, -1)
     assert seen.tolist() == [[0, -1, -1, -1], [1, 0, -1, -1], [2, 1, 0, -1], [3, 2, 1, 0]]
