@@ -34,14 +34,7 @@ from flamingo_jax.model.text import TextConfig
 from flamingo_jax.model.vision import VisionConfig
 from flamingo_jax.model.vit import ViTConfig
 from flamingo_jax.model.xattn import XattnConfig
-from flamingo_jax.shapes import (
-    Array,
-    Batch,
-    Params,
-    abstract_batch,
-    flatten_paths,
-    unflatten_paths,
-)
+from flamingo_jax.shapes import Array, Batch, Params, abstract_batch, flatten_paths, unflatten_paths
 from flamingo_jax.train import losses
 from flamingo_jax.train import optimizer as opt
 from flamingo_jax.train import step as steps
@@ -291,9 +284,8 @@ def _kind(c: Any, name: str, vocabulary: Vocabulary, mesh: Mesh) -> _Kind:
         whole = dataclasses.replace(whole, vision=whole.vision.computed_on(platform))
     if name == "language":
         language = dataclasses.replace(whole.language, new_tokens=0)
-        same = ("remat", "loss_chunk", "unroll", "unroll_blocks", "dtype")
-        kept = {name: getattr(whole, name) for name in same}
-        whole = FlamingoConfig(language, **kept)
+        bare: dict[str, Any] = dict.fromkeys(("vision", "resampler", "xattn"))
+        whole = dataclasses.replace(whole, language=language, every=1, offset=0, **bare)
     kernel, rounded = kernel_of(c.model.attention, platform), c.model.partial_sums == "model"
     layout = Layout(mesh, c.mesh.sequence, kernel, rounded)
     return _Kind(

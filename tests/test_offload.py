@@ -45,12 +45,9 @@ def trained(stage: assemble.Stage) -> list[np.ndarray]:
     return jax.tree.leaves(jax.device_get((told, state)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("remat", "sizes"),
-    [
-        ("none", {}),
-        pytest.param("full", {"replica": 2, "fsdp": 2, "tensor": 2}, marks=pytest.mark.slow),
-    ],
+    ("remat", "sizes"), [("none", {}), ("full", {"replica": 2, "fsdp": 2, "tensor": 2})]
 )
 def test_training_is_the_same_bit_for_bit(remat, sizes):
     here, there = (trained(stage_of(where, remat, **sizes)) for where in ("none", "frozen"))

@@ -211,6 +211,7 @@ def test_eight_devices_train_as_one(name, start, alone):
         _logits_are_split(stage, state, frozen)
 
 
+@pytest.mark.slow
 def test_replicated_frozen_weights_train_alike(start, alone):
     """None is split over fsdp, nor gathered; what is trained is split as before."""
     stage, other = (make_stage(MESHES[EACH], frozen) for frozen in ("replicated", "sharded"))

@@ -130,15 +130,19 @@ class _Stack:
         return nnx.merge(self._graph, self._tree.unflatten(leaves))
 
 
-def _one_by_one(tree: Any, count: int) -> list[Any]:
-    """Leaves [count, …] → so many trees; their gradients are put together once, by concatenation.
+def _laid_out(body: Callable[[Any, Any], Any], x: Any, xs: Any, count: int) -> tuple[Any, Any]:
+    """`lax.scan(body, x, xs)` over `count` layers without a loop.
 
-    Indexing would add up `count` arrays of the whole, each zero but for one layer.
+    A leaf [count, …] is split, so that its gradient is put together once, by concatenation; by
+    index it would be the sum of `count` whole arrays, each zero but for one layer.
     """
-    leaves, kind = jax.tree.flatten(tree)
+    leaves, kind = jax.tree.flatten(xs)
     parts = [lax.split(leaf, (1,) * count) for leaf in leaves]
-    layers = zip(*parts, strict=True) if parts else [()] * count
-    return [kind.unflatten([lax.squeeze(part, [0]) for part in one]) for one in layers]
+    told = []
+    for layer in range(count):
+        x, y = body(x, kind.unflatten([lax.squeeze(part[layer], [0]) for part in parts]))
+        told.append(y)
+    return x, jax.tree.map(lambda *ys: jax.numpy.stack(ys), *told)
 
 
 def _join(parts: list[Any]) -> Any:
@@ -209,13 +213,9 @@ def run(
         block_part, kept, gated_part = layer
         if gated_part is not None:
             x = one_gated(x, gated_part)
-        if not unroll_blocks or unroll:
-            return lax.scan(one_block, x, (block_part, kept), unroll=unroll)
-        caches = []
-        for one in _one_by_one((block_part, kept), len(block_part[1])):
-            x, kept = one_block(x, one)
-            caches.append(kept)
-        return x, jax.tree.map(lambda *one: jax.numpy.stack(one), *caches)
+        if unroll_blocks and not unroll:
+            return _laid_out(one_block, x, (block_part, kept), len(block_part[1]))
+        return lax.scan(one_block, x, (block_part, kept), unroll=unroll)
 
     if remat != "none" or not unroll:
         # A layer at a time, not a group: one layer's values exist at once in the backward. In a

@@ -38,7 +38,8 @@ def divided(model, shots: int = SHOTS):
 
 
 @pytest.fixture(
-    scope="module", params=["tiny", pytest.param("rotary", marks=pytest.mark.slow), "upto"]
+    scope="module",
+    params=["tiny", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("rotary", "upto"))],
 )
 def model(request, tiny):
     if request.param != "upto":
