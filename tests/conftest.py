@@ -60,9 +60,10 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Skips what needs an accelerator where there is none; gives long tests time.
 
-    Whole runs come first: they take longest, and two processes then end at about the same time.
+    Whole runs and notebooks come first: their files take longest, and two processes then end at
+    about the same time.
     """
-    items.sort(key=lambda item: "runs" not in item.path.parts)
+    items.sort(key=lambda item: {"runs", "test_notebook.py"}.isdisjoint(item.path.parts))
     on_cpu = os.environ["JAX_PLATFORMS"] == "cpu"
     timed = config.pluginmanager.hasplugin("timeout")
     for item in items:
