@@ -349,7 +349,7 @@ class Flamingo(nnx.Module):
             media_cache=media_cache,
             remat="none" if cache is not None else self.cfg.remat,
             unroll=self.cfg.unroll,
-            unroll_blocks=self.cfg.unroll_blocks,
+            unroll_blocks=self.cfg.unroll_blocks and cache is None,  # for the backward pass
             constrain=self.layout.residual,
             dtype=self.dtype,
         )
