@@ -221,8 +221,9 @@ def _identity(c: Any, tokenizer_digest: str) -> dict[str, Any]:
                 found[f"{prefix}.{key}"] = value
 
     add("tokenizer", {k: v for k, v in whole["tokenizer"].items() if k != "path"})
+    # Fields that say how the same is computed are not of the identity.
     how = ("remat", "attention", "partial_sums", "unroll", "unroll_blocks", "loss_chunk")
-    add("model", {k: v for k, v in whole["model"].items() if k not in how})  # what is computed
+    add("model", {k: v for k, v in whole["model"].items() if k not in how})
     found["trainable"] = whole["trainable"]
     found["data.image_size"] = c.data.image_size
     for stage in c.stages:
