@@ -16,7 +16,8 @@ processors; the latter change less on a machine that others use too, and have th
 ratio is that of two medians, the bare ones of the blocks before and after, and what is bounded is
 the wall's median over rounds. Means have the steps that are logged, too.
 
-The second prints resident memory of such a run, with the demo's validations and saves. Both count
+The second prints memory of such a run, with the demo's validations and saves: what is in use, whose
+slope is bounded, and what is resident, which may not rise (`resident.py`). Both count
 how often the step was traced and compiled. `--check` ends with the exit code 1 where a bound does
 not hold.
 """
@@ -37,7 +38,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from resident import growth, resident_mb
+from resident import growth, resident_mb, rise, used_mb
 
 from flamingo_jax import assemble, inputs, run, sharding
 from flamingo_jax.__main__ import take_overrides
@@ -140,22 +141,33 @@ class Watched:
 
 
 class Memory(Watched):
-    """Prints resident memory every so many steps."""
+    """Looks at memory before each step, and prints medians of what it saw every so many."""
 
     def __init__(self, every: int) -> None:
         self._every, self._step = every, 0
-        self._seen: list[tuple[int, float]] = []
+        self._now: list[tuple[float, float]] = []  # (used, resident), since it was printed last
+        self._used: list[tuple[int, float]] = []
+        self._resident: list[float] = []
 
     def before(self, state: Any, frozen: Any, batches: dict[str, Batch]) -> None:
-        """Looks, if it is time."""
-        if self._step and self._step % self._every == 0:
-            self._seen.append((self._step, resident_mb()))
-            print(f"step {self._step:7}: {self._seen[-1][1]:7.1f} MB resident", flush=True)
+        """Looks."""
+        self._now.append((used_mb(), resident_mb()))
         self._step += 1
+        if self._step % self._every:
+            return
+        used, resident = (list(seen) for seen in zip(*self._now, strict=True))
+        self._now = []
+        self._used.append((self._step, statistics.median(used)))
+        self._resident.append(statistics.median(resident))
+        print(
+            f"step {self._step:7}: {self._used[-1][1]:7.1f} MB in use, "
+            f"{self._resident[-1]:7.1f} MB resident (medians)",
+            flush=True,
+        )
 
     def failures(self) -> list[str]:
-        """The slope."""
-        return growth(self._seen)
+        """What grows."""
+        return growth(self._used) + rise(self._resident)
 
 
 class Turns(Watched):
