@@ -1,6 +1,6 @@
 """Flamingo-9B: a Chinchilla of 7.1B, a gated layer before every fourth block (v2 Tables 4, 5).
 
-Pod:      v5p:4x4x4, 64 chips: 20.7 of 95.7 GiB a chip, a step at least 0.18 s (PLANS.md)
+Pod:      v5p:4x4x4, 64 chips: 20.6 of 95.7 GiB a chip, a step at least 0.18 s (PLANS.md)
 Rehearse: python -m flamingo_jax train --config=experiments/flamingo_9b.py:tiny --workdir=runs/9b
 
 The paper contradicts itself: its Table 4 prints 40 blocks and 10 gated layers, which are 8.9B and
