@@ -5,15 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 
 MOST_GROWTH = 2.0  # MB a thousand steps
-MOST_RISE = (
-    0.02  # of the highest resident memory, from the first half of what is judged to its second
-)
-WARM_UP = 2 / 5  # of what was seen
 
 
 def resident_mb() -> float:
@@ -48,30 +43,16 @@ def used_mb() -> float:
     return (told.uordblks + told.hblkhd) / 1e6
 
 
-def growth(seen: list[tuple[int, float]]) -> list[str]:
+def growth(seen: list[tuple[int, float]], what: str = "resident") -> list[str]:
     """Prints the slope of memory after the warm-up; returns what is amiss.
 
-    The median of the slopes between all pairs (Sen 1968, Estimates of the Regression Coefficient
-    Based on Kendall's Tau): a batch more or less in the queue at some moments does not sway it.
-
     Args:
-      seen: (step, MB).
+      seen: (step, MB), of which the first two fifths are warm-up.
+      what: whose slope, as the line tells it.
     """
-    late = np.array(seen[int(len(seen) * WARM_UP) :])
-    first, second = np.triu_indices(len(late), k=1)
-    slopes = np.diff(late[np.stack([first, second])], axis=0)[0]
-    slope = float(np.median(slopes[:, 1] / slopes[:, 0])) * 1e3 if len(slopes) else 0.0
-    line = f"{slope:+.2f} MB a thousand steps after the warm-up, at most {MOST_GROWTH} is allowed"
+    late = np.array(seen[len(seen) * 2 // 5 :])
+    slope = float(np.polyfit(late[:, 0], late[:, 1], 1)[0]) * 1e3 if len(late) > 1 else 0.0
+    told = f"{what}: {slope:+.2f} MB a thousand steps after the warm-up"
+    line = f"{told}, at most {MOST_GROWTH} is allowed"
     print(line)
     return [line] if slope > MOST_GROWTH else []
-
-
-def rise(seen: Sequence[float]) -> list[str]:
-    """Prints by how much the highest memory rises after the warm-up; returns what is amiss."""
-    late = seen[int(len(seen) * WARM_UP) :]
-    if len(late) < 2:
-        return []
-    before, after = max(late[: len(late) // 2]), max(late[len(late) // 2 :])
-    line = f"resident at most {before:.1f}, then {after:.1f} MB; {MOST_RISE:.0%} more is allowed"
-    print(line)
-    return [line] if after > before * (1 + MOST_RISE) else []
