@@ -6,7 +6,7 @@ import collections
 import functools
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ from flamingo_jax.eval.rows import Graph, multiple, placed, power_of_two
 from flamingo_jax.shapes import Array, Params
 
 CHUNKS = (16, 4, 1)
-"""Media encoded at once, as many as are left: nothing is padded, and few shapes are compiled."""
+"""Media encoded at once: few shapes are compiled."""
 
 FRAMES = 64
 """No more frames than this at once; a longer clip is encoded alone."""
@@ -56,8 +56,7 @@ class MediaEncoder:
         if config.resampler is not None and config.resampler.max_media:
             raise ValueError("media tokens that depend on a medium's place cannot be kept")
         self._graph, self._params = graph, params
-        self._kept: collections.OrderedDict[bytes, np.ndarray] = collections.OrderedDict()
-        self._kept_bytes = 0
+        self._kept = _Kept(KEPT_BYTES)
         self._lock = threading.Lock()
 
     def media_tokens(self, media: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -66,47 +65,65 @@ class MediaEncoder:
         Threads may share an encoder: one at a time gets what it asks for.
         """
         with self._lock:
-            return self._media_tokens(media)
-
-    def _media_tokens(self, media: Sequence[np.ndarray]) -> list[np.ndarray]:
-        keys = [_digest(pixels) for pixels in media]
-        new = {key: pixels for key, pixels in zip(keys, media, strict=True)}
-        found = {key: self._kept[key] for key in new if key in self._kept}
-        missing = [key for key in new if key not in found]
-        encoded = _in_chunks(
-            functools.partial(self._run, _media_tokens),
-            [new[key] for key in missing],
-        )
-        found.update(zip(missing, encoded, strict=True))
-        for key, tokens in found.items():
-            self._keep(key, tokens)
-        return [found[key] for key in keys]
+            return self._rows(_media_tokens, media, self._kept)
 
     def pooled(self, media: Sequence[np.ndarray]) -> np.ndarray:
         """f32[n, E]: each medium's vision features, averaged over positions and frames."""
-        keys = [_digest(pixels) for pixels in media]
-        distinct = {key: pixels for key, pixels in zip(keys, media, strict=True)}
-        run = functools.partial(self._run, _pooled)
-        rows = dict(zip(distinct, _in_chunks(run, list(distinct.values())), strict=True))
-        return np.stack([rows[key] for key in keys])
+        return np.stack(self._rows(_pooled, media, _Kept(0)))
 
-    def _run(self, encode: Any, pixels: np.ndarray, frames: np.ndarray) -> Array:
+    def _rows(self, encode: Any, media: Sequence[np.ndarray], kept: _Kept) -> list[np.ndarray]:
+        """What `encode` makes of each medium, of each distinct one once.
+
+        Rounding depends on how many are encoded at once, and on the place among them. Hence chunks
+        are those of all that is asked for, in an order of its own, and are kept and found as a
+        whole: the rows are the same whatever was asked before, as after a kill, when nothing is
+        kept.
+        """
+        keys = [_digest(pixels) for pixels in media]
+        distinct = dict(zip(keys, media, strict=True))
+        found: dict[bytes, np.ndarray] = {}
+        for F, members in _by_frames(distinct):
+            n = _at_once(len(members), F)
+            for start in range(0, len(members), n):
+                chunk = tuple(members[start : start + n])
+                rows = kept.get(chunk)
+                if rows is None:
+                    rows = self._run(encode, *_padded([distinct[key] for key in chunk], n, F))
+                    kept.put(chunk, rows)
+                found.update(zip(chunk, rows, strict=False))
+        return [found[key] for key in keys]
+
+    def _run(self, encode: Any, pixels: np.ndarray, frames: np.ndarray) -> np.ndarray:
         """Of media filled up to what can be split over the model's mesh."""
         n = len(frames)
         more = multiple(n, self._graph.layout.shards) - n
         pixels, frames = (
             np.pad(a, ((0, more), *((0, 0),) * (a.ndim - 1))) for a in (pixels, frames)
         )
-        return encode(self._graph, self._params, *placed(self._graph, (pixels, frames)))[:n]
+        found = encode(self._graph, self._params, *placed(self._graph, (pixels, frames)))
+        return np.asarray(found[:n])
 
-    def _keep(self, key: bytes, tokens: np.ndarray) -> None:
-        if key not in self._kept:
-            self._kept_bytes += tokens.nbytes
-        self._kept[key] = tokens
-        self._kept.move_to_end(key)
-        while self._kept_bytes > KEPT_BYTES:
-            _, oldest = self._kept.popitem(last=False)
-            self._kept_bytes -= oldest.nbytes
+
+class _Kept:
+    """The rows of chunks, those used last."""
+
+    def __init__(self, most_bytes: int):
+        self._most, self._bytes = most_bytes, 0
+        self._rows: collections.OrderedDict[tuple[bytes, ...], np.ndarray] = (
+            collections.OrderedDict()
+        )
+
+    def get(self, chunk: tuple[bytes, ...]) -> np.ndarray | None:
+        if chunk in self._rows:
+            self._rows.move_to_end(chunk)
+        return self._rows.get(chunk)
+
+    def put(self, chunk: tuple[bytes, ...], rows: np.ndarray) -> None:
+        self._rows[chunk] = rows
+        self._bytes += rows.nbytes
+        while self._bytes > self._most:
+            _, oldest = self._rows.popitem(last=False)
+            self._bytes -= oldest.nbytes
 
 
 def _digest(pixels: np.ndarray) -> bytes:
@@ -115,27 +132,25 @@ def _digest(pixels: np.ndarray) -> bytes:
     return digest.digest()
 
 
-def _in_chunks(
-    run: Callable[[np.ndarray, np.ndarray], Array], media: Sequence[np.ndarray]
-) -> list[np.ndarray]:
-    """Calls run(u8[n, F, Y, X, 3], i32[n]), n of `CHUNKS`, F a power of two; a row each medium."""
-    results: list[np.ndarray | None] = [None] * len(media)
-    for F, members in _by_frames(media):
-        while members:
-            n = next(n for n in CHUNKS if n == 1 or (n <= len(members) and n * F <= FRAMES))
-            part, members = members[:n], members[n:]
-            pixels = np.zeros((n, F, *media[part[0]].shape[1:]), np.uint8)
-            frames = np.asarray([len(media[member]) for member in part], np.int32)
-            for row, member in enumerate(part):
-                pixels[row, : frames[row]] = media[member]
-            rows = np.asarray(run(pixels, frames))
-            for row, member in enumerate(part):
-                results[member] = rows[row]
-    return [result for result in results if result is not None]
-
-
-def _by_frames(media: Sequence[np.ndarray]) -> Iterable[tuple[int, list[int]]]:
-    groups: dict[int, list[int]] = {}
-    for member, pixels in enumerate(media):
-        groups.setdefault(power_of_two(len(pixels)), []).append(member)
+def _by_frames(media: Mapping[bytes, np.ndarray]) -> list[tuple[int, list[bytes]]]:
+    """Media that are padded to the same number of frames, in the order of their digests."""
+    groups: dict[int, list[bytes]] = {}
+    for key in sorted(media):
+        groups.setdefault(power_of_two(len(media[key])), []).append(key)
     return sorted(groups.items())
+
+
+def _at_once(count: int, F: int) -> int:
+    """How many of `count` media of F frames are encoded at once: at most a quarter is filled up."""
+    fits = (n for n in CHUNKS if n * F <= FRAMES and 4 * multiple(count, n) <= 5 * count)
+    return next(fits, 1)
+
+
+def _padded(media: Sequence[np.ndarray], n: int, F: int) -> tuple[np.ndarray, np.ndarray]:
+    """(u8[n, F, Y, X, 3], valid frames i32[n]) of at most n media, filled up with 0."""
+    pixels = np.zeros((n, F, *media[0].shape[1:]), np.uint8)
+    frames = np.zeros((n,), np.int32)
+    for row, own in enumerate(media):
+        pixels[row, : len(own)] = own
+        frames[row] = len(own)
+    return pixels, frames

@@ -313,13 +313,11 @@ class LoadedFlamingo:
             for place, item in enumerate(one.media, start=1):
                 if _key(item) not in pixels:
                     pixels[_key(item)] = self._read(item, f"prompt {number}, medium {place}")
-        begun = before.media[:media] if before else []
-        shown = [*begun, *(item for one in wholes for item in one.media[media:])]
-        arrays = [pixels[_key(item)] for item in shown]
-        encoded = iter(self._encoder("a prompt").media_tokens(arrays) if arrays else [])
+        own = [pixels[_key(item)] for one in wholes for item in one.media[media:]]
+        encoded = iter(self._encoder("a prompt").media_tokens(own) if own else [])
         after = None
         if before and tokens:
-            after = self._after(before, tokens, [next(encoded) for _ in begun])
+            after = self._after(before, tokens, [pixels[_key(one)] for one in before.media[:media]])
         made = [
             Prompt(
                 one.tokens[tokens:],
@@ -330,8 +328,9 @@ class LoadedFlamingo:
         ]
         return made, after
 
-    def _after(self, before: prompts_.Layout, tokens: int, media: Sequence[np.ndarray]) -> Shared:
+    def _after(self, before: prompts_.Layout, tokens: int, pixels: Sequence[np.ndarray]) -> Shared:
         """A layout's first tokens, to stand before prompts: the last ones again, or new ones."""
+        media = self._encoder("a prompt").media_tokens(pixels) if pixels else []
         prompt = Prompt(before.tokens[:tokens], before.media_of_token[:tokens], media)
         kept = self._shared
         if kept is None or not kept.is_of(prompt):

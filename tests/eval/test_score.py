@@ -1,5 +1,6 @@
 """Scores of choices are sums of log-softmax of the full forward pass, however they are batched."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ import pytest
 
 from flamingo_jax.eval import media
 from flamingo_jax.eval.media import MediaEncoder
-from flamingo_jax.eval.rows import Prompt
+from flamingo_jax.eval.rows import Graph, Prompt
 from flamingo_jax.eval.score import score
 from flamingo_jax.shapes import Batch
 
@@ -113,6 +114,22 @@ def test_media_tokens_depend_on_their_own_medium_alone(tiny):
     for pixels, tokens in zip(clips[:2], together, strict=False):
         (alone,) = MediaEncoder(tiny.graph, tiny.params).media_tokens([pixels])
         np.testing.assert_allclose(alone, tokens, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_media_tokens_are_the_same_whatever_was_encoded_before(tiny, dtype):
+    """Bit for bit, whatever is kept: an evaluation that goes on after a kill has kept nothing."""
+    graph = Graph(dataclasses.replace(tiny.graph.config, dtype=dtype, vision_dtype=dtype))
+    one = [tiny.pixels(seed, 1 + seed % 2) for seed in range(2)]
+    few = [tiny.pixels(seed, 1 + seed % 2) for seed in range(9)]
+    many = [tiny.pixels(seed, 1 + seed % 2) for seed in range(3, 40)]
+    calls = [one, few, many, [*many, *one], few, many[:6], many[::-1], one]
+    encoder = MediaEncoder(graph, tiny.params)
+    for media in calls:
+        after_others = encoder.media_tokens(media)
+        np.testing.assert_array_equal(
+            after_others, MediaEncoder(graph, tiny.params).media_tokens(media)
+        )
 
 
 def test_pooled_features(tiny):
