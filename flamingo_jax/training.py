@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from flamingo_jax import assemble, logs, pace, processes, progress, sharding
+from flamingo_jax import assemble, logs, memory, pace, processes, progress, sharding
 from flamingo_jax.checkpoint import Restored, StageCheckpoints
 from flamingo_jax.errors import InputError, Preempted
 from flamingo_jax.measuring import Cadence, Evaluate, Measures
@@ -167,6 +167,7 @@ class StageLoop:
             measured = {name: abstract[name] for name in data.validation[0]}
             # Not waited for: what is wrong with it, the first validation raises again.
             background.submit(_compile, stage.evaluate, stage.trainable, stage.frozen, measured)
+        background.submit(memory.give_back)
         background.shutdown(wait=False)
         batches = data.train(first)
         update.result()
@@ -299,6 +300,8 @@ class StageLoop:
             with self._pace.waiting("checkpoint"):
                 self.workdir.push()
                 self.checkpoints.save(step, state.params, state.opt, meta, force=last or stopping)
+        if validates or evaluates or last:
+            memory.give_back()
         if stopping:
             self._close()
             text = f"stage {self.stage.name} saved at step {step} of {self.stage.steps}"
