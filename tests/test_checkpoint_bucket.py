@@ -23,7 +23,7 @@ def restore(stage: checkpoint.StageCheckpoints) -> int:
     return restored.step
 
 
-@pytest.mark.parametrize(("looked_at", "every"), [(-1, 4), pytest.param(1, 1, marks=SLOW)])
+@pytest.mark.parametrize(("looked_at", "every"), [(-1, 8), pytest.param(1, 1, marks=SLOW)])
 def test_every_beginning_of_a_save(looked_at, every, bucket):
     """Objects in the order in which they were written: a kill leaves the first ones."""
     save_steps(FOLDER, 1)

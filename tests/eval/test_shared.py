@@ -84,6 +84,7 @@ def test_text_alone_is_a_beginning(tiny):
     np.testing.assert_allclose(found, expected, atol=2 * TOLERANCE)
 
 
+@pytest.mark.slow
 def test_what_follows_may_be_long(tiny):
     """Longer than the first reach: the beginning is read again, further."""
     after, rests, wholes = divided(tiny)

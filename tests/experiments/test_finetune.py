@@ -32,7 +32,7 @@ def get_config():
     c.name = "begun"
     c.model.update(dtype="float32", remat="none")
     c.model.language.update(width=32, blocks=2, heads=2, head_dim=16, hidden=64)
-    c.model.vision.update(variant="demo", image_size=32, dtype="float32", standardise=True)
+    c.model.vision.update(variant="smallest", image_size=32, dtype="float32", standardise=True)
     c.model.resampler.update(depth=1, latents=4, width=32, heads=2, head_dim=16, hidden=64)
     c.model.xattn.update(heads=2, head_dim=16, hidden=64)
     c.data.resize = "crop"
@@ -72,7 +72,7 @@ def pictures(tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="module")
-def begun(pictures, tmp_path_factory) -> pathlib.Path:
+def begun(pictures, smallest, tmp_path_factory) -> pathlib.Path:
     """A run of two steps."""
     folder = tmp_path_factory.mktemp("begun")
     (folder / "base.py").write_text(BASE.format(path=str(pictures)), encoding="utf-8")

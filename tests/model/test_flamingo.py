@@ -175,6 +175,7 @@ def test_the_first_logits_are_the_bare_models_with_groups_unrolled(dtype):
         np.testing.assert_array_equal(run(params, seen)[..., :V], expected)
 
 
+@SLOW
 @pytest.mark.parametrize(("every", "offset"), SEGMENTATIONS)
 def test_the_first_logits_in_bfloat16_are_the_bare_models_in_the_same_segments(every, offset):
     cfg = whole(every=every, offset=offset, dtype="bfloat16", vision=None)
@@ -372,6 +373,7 @@ def cut(parts: tuple[seg.Segment, ...], remat: str = "none", **laid_out: bool) -
     return Cut(**fields, parts=parts)
 
 
+@SLOW
 def test_segments_and_rematerialisation_leave_flamingos_gradients():
     same_gradients(cut(TWO_GROUPS), [cut(TWO_SEGMENTS, "dots")])
 

@@ -86,6 +86,7 @@ def test_there_and_back(peers, abstract):
             np.testing.assert_array_equal(back[name], array, err_msg=name)
 
 
+@pytest.mark.slow
 def test_parameter_counts_are_timms(peers, abstract):
     """F0, F1, … with and without their classifier, as timm counts them."""
     counted = 0
