@@ -12,7 +12,7 @@ PACKAGE = ROOT / "flamingo_jax"
 # A room (a module or folder of the package) imports only rooms of the rows above its own.
 FLOORS = (
     {"errors", "installed"},
-    {"shapes", "checks", "overrides", "model_fields", "eval_fields", "storage"},
+    {"shapes", "checks", "overrides", "model_fields", "eval_fields", "storage", "memory"},
     {"config", "offload"},
     {"sharding", "fingerprint", "processes", "preemption", "progress"},
     {"layout", "distributed", "agreement", "watchdog", "pace", "profiling", "tracking"},
