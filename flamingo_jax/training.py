@@ -31,6 +31,9 @@ RUN_AHEAD = 2
 POLL_SECONDS = 0.001
 """How often it is asked whether the devices still have work while a batch is late."""
 
+GIVE_BACK_SECONDS = 30.0
+"""How long freed memory is kept for what is freed and taken again."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
@@ -125,6 +128,7 @@ class StageLoop:
         self._fetcher = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._pace = pace.Pace(work, pace.past([], []))
         self._skipped = 0
+        self._given_back = time.monotonic()
 
     def run(
         self,
@@ -167,7 +171,6 @@ class StageLoop:
             measured = {name: abstract[name] for name in data.validation[0]}
             # Not waited for: what is wrong with it, the first validation raises again.
             background.submit(_compile, stage.evaluate, stage.trainable, stage.frozen, measured)
-        background.submit(memory.give_back)
         background.shutdown(wait=False)
         batches = data.train(first)
         update.result()
@@ -300,8 +303,6 @@ class StageLoop:
             with self._pace.waiting("checkpoint"):
                 self.workdir.push()
                 self.checkpoints.save(step, state.params, state.opt, meta, force=last or stopping)
-        if validates or evaluates or last:
-            memory.give_back()
         if stopping:
             self._close()
             text = f"stage {self.stage.name} saved at step {step} of {self.stage.steps}"
@@ -327,6 +328,9 @@ class StageLoop:
             self.tracker.write(speed)
         bar.advance(step, f"loss {values['loss']:.3f}")
         self._look_at_skipped(step, values)
+        if time.monotonic() - self._given_back > GIVE_BACK_SECONDS:
+            memory.give_back()
+            self._given_back = time.monotonic()
 
     def _look_at_skipped(self, step: int, values: dict[str, float]) -> None:
         """Says how many steps were skipped so far; ends a run that takes none any more."""
