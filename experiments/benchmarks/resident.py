@@ -32,8 +32,8 @@ class _Mallinfo2(ctypes.Structure):
 def used_mb() -> float:
     """What malloc has given out and not got back, in MB; resident memory where that is not told.
 
-    Arrays of the CPU backend, NumPy's and Python's are all of it. Resident memory has what malloc
-    keeps for later, too, which in the demo is more than half, and depends on the moment.
+    Arrays of the CPU backend and NumPy's are part of it, Python's small objects are not. Resident
+    memory has those, code, and what malloc keeps for later, which depends on the moment.
     """
     mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc 2.33 and later
     if mallinfo2 is None:

@@ -373,7 +373,6 @@ def cut(parts: tuple[seg.Segment, ...], remat: str = "none", **laid_out: bool) -
     return Cut(**fields, parts=parts)
 
 
-@SLOW
 def test_segments_and_rematerialisation_leave_flamingos_gradients():
     same_gradients(cut(TWO_GROUPS), [cut(TWO_SEGMENTS, "dots")])
 
